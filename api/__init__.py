@@ -1,0 +1,1 @@
+"""HTTP: checks a request, writes a row, wakes a handler. Never loads torch."""

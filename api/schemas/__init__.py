@@ -1,0 +1,1 @@
+"""What goes over the wire: request bodies and answers, with examples for the OpenAPI document."""

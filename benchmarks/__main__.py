@@ -1,0 +1,27 @@
+"""`python -m benchmarks [names…]` runs the measurements named, or all, and prints one table."""
+
+import sys
+from importlib import import_module
+
+from benchmarks.table import Figure, machine, publish, render
+
+NAMES = ("startup", "submit", "upload", "trainer", "gap")
+
+
+def main(names: list[str]) -> int:
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        print(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    found: dict[str, list[Figure]] = {}
+    for name in names or NAMES:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        facts = machine()
+        found[name] = import_module(f"benchmarks.{name}").measure()
+        publish(name, found[name], facts)
+    if len(found) > 1:
+        print("\n" + render(dict(found)))
+    return 0 if all(figure.holds is not False for rows in found.values() for figure in rows) else 1
+
+
+sys.exit(main(sys.argv[1:]))

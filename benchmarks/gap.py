@@ -1,0 +1,134 @@
+"""How long is a worker between two trials: from the commit of the last report to the first optimizer step of the next?
+
+Same backbone, same resolution, one warm worker; embedded, and with Celery over Redis and Postgres.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import select
+
+from benchmarks.pictures import archive
+from benchmarks.processes import Service, api, running
+from benchmarks.servers import postgres, redis
+from benchmarks.table import Figure, quantile
+from store.session import make_engine, reading
+from store.settings import Settings
+from store.tables import EventRow, TrialRow
+
+N_TRIALS = 64
+MIN_GAPS = 50
+AIM_MS = {"embedded": 250.0, "Redis": 50.0}
+SPACE = {
+    "head.kind": "linear",
+    "steps": 24,
+    "data.batch_size": 16,
+    "data.resolution": 32,
+    "data.augmentation": 0.0,
+}
+
+
+def measure() -> list[Figure]:
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with embedded(folder / "embedded") as service:
+            figures += _figures("embedded", service, folder)
+        with distributed(folder / "distributed") as service:
+            figures += _figures("Redis", service, folder)
+    return figures
+
+
+@contextmanager
+def embedded(home: Path) -> Iterator[Service]:
+    """The API and one worker for both queues over SQLite and the local doorbell: what `graft serve` runs."""
+    with api(home) as service, running(["worker"], service.env, home / "worker.log"):
+        yield service
+
+
+@contextmanager
+def distributed(folder: Path) -> Iterator[Service]:
+    """Postgres, Redis, the API, one control worker and one trial worker."""
+    with ExitStack() as stack:
+        env = {
+            "GRAFT_DATABASE_URL": stack.enter_context(postgres()),
+            "GRAFT_REDIS_URL": stack.enter_context(redis()),
+        }
+        service = stack.enter_context(api(folder / "home", env))
+        for queue in ("control", "trials"):
+            log = service.home / f"worker-{queue}.log"
+            stack.enter_context(running(["worker", "--queue", queue], service.env, log))
+        yield service
+
+
+def _figures(label: str, service: Service, folder: Path) -> list[Figure]:
+    with service.client(timeout_s=60.0) as client:
+        job_id = _run_job(client, folder)
+    gaps_ms = [1000 * gap for gap in _gaps(service, job_id)]
+    if len(gaps_ms) < MIN_GAPS:
+        raise RuntimeError(f"{len(gaps_ms)} gaps are too few to say anything")
+    return [
+        Figure(f"{label}, gap p50", quantile(gaps_ms, 0.5), "ms", ("<=", AIM_MS[label])),
+        Figure(f"{label}, gap p95", quantile(gaps_ms, 0.95), "ms"),
+        Figure(f"{label}, gaps", len(gaps_ms), "gaps", (">=", MIN_GAPS)),
+    ]
+
+
+def _run_job(client: httpx.Client, folder: Path) -> str:
+    upload = archive(folder / "gap.zip", n_classes=2, n_per_class=60, side=32)
+    headers = {"content-type": "application/zip"}
+    params = {"name": "gap", "task": "classification"}
+    answer = client.post("/v1/datasets", params=params, headers=headers, content=upload.read_bytes())
+    dataset_id = answer.raise_for_status().json()["id"]
+    _await(client, f"/v1/datasets/{dataset_id}", "READY", bad=("REJECTED",))
+    body: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "sources": ["scratch:smallnet"],
+        "space": SPACE,
+        "budget": {"trials": N_TRIALS},
+        "n_folds": 1,
+        "parallel": 1,
+        "pruner": "none",
+        "anchors": False,
+    }
+    answer = client.post("/v1/jobs", json=body)
+    if answer.is_error:
+        raise RuntimeError(answer.text)
+    job_id = str(answer.json()["id"])
+    _await(client, f"/v1/jobs/{job_id}", "COMPLETE", bad=("FAILED", "CANCELLED"))
+    return job_id
+
+
+def _await(client: httpx.Client, path: str, state: str, *, bad: tuple[str, ...], timeout_s: float = 900.0) -> None:
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        thing = client.get(path).raise_for_status().json()
+        if thing["state"] == state:
+            return
+        if thing["state"] in bad:
+            raise RuntimeError(f"{path} is {thing['state']}: {thing.get('error')}")
+        time.sleep(0.5)  # seldom, so that the reading does not disturb what is measured
+    raise TimeoutError(f"{path} is not {state} after {timeout_s:g} s")
+
+
+def _gaps(service: Service, job_id: str) -> list[float]:
+    """Between consecutive trials, in seconds. Both clocks are this machine's."""
+    settings = Settings(home=service.home, database_url=service.env.get("GRAFT_DATABASE_URL"))
+    engine = make_engine(settings.database)
+    with reading(engine) as session:
+        trials = session.scalars(select(TrialRow).where(TrialRow.job_id == job_id).order_by(TrialRow.number)).all()
+        reports = session.scalars(
+            select(EventRow).where(EventRow.job_id == job_id, EventRow.kind == "trial.report").order_by(EventRow.seq)
+        ).all()
+        last_report = {event.body["trial_id"]: event.at for event in reports}
+        first_step = {trial.id: trial.attrs.get("first_step_at") for trial in trials}
+        pairs = [(before.id, after.id) for before, after in pairwise(trials)]
+    engine.dispose()
+    found = [(last_report.get(before), first_step[after]) for before, after in pairs]
+    return [float(first) - last for last, first in found if last is not None and first is not None]

@@ -1,0 +1,130 @@
+"""How many images a second does the trainer reach, next to a plain PyTorch loop over the same pixels?
+
+Process CPU time, one thread, an epoch of the one and an epoch of the other in turn; both look at `val` after each.
+"""
+
+import gc
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks import bare
+from benchmarks.pictures import archive
+from benchmarks.table import Figure, lower_bound, quantile
+from domain.catalogue import catalogue
+from domain.job import Objective
+from domain.lot import LotOrder, SourceFiles, TrialOrder
+from domain.recipe import DataTreatment, Optimizer, Recipe
+from intake.limits import Limits
+from intake.packs import open_pack, pack
+from intake.prepare import prepare
+from intake.preprocess.classification import scaled
+from models.build import build
+from transfer.fit import Fit
+
+N_CLASSES = 4
+CASES = (("resnet18", 64, 384, 16), ("smallnet", 32, 2048, 31))  # backbone, pixels, training images, pairs of epochs
+BATCH = 32
+AIM = 0.95
+
+
+def measure() -> list[Figure]:
+    torch.set_num_threads(1)
+    figures: list[Figure] = []
+    for backbone, resolution, n_images, n_pairs in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            figures += _compare(Path(folder), backbone, resolution, n_images, n_pairs)
+        gc.collect()
+    return figures
+
+
+def _compare(folder: Path, backbone: str, resolution: int, n_images: int, n_pairs: int) -> list[Figure]:
+    packed, classes = _pack(folder, backbone, resolution, n_images)
+    n_train = int((open_pack(packed).split == 0).sum()) // BATCH * BATCH
+    n_epochs = n_pairs + 1
+    ours = _epochs_of_fit(folder, packed, classes, backbone, resolution, n_epochs)
+    theirs = _epochs_of_bare(packed, backbone, n_epochs)
+    times = [(_cpu_s(ours), _cpu_s(theirs)) for _ in range(n_epochs)][1:]  # the first pair pays for allocation
+    for _ in ours:
+        pass
+    ratios = [plain / fit for fit, plain in times]
+    label = f"{backbone}@{resolution}, batch {BATCH}"
+    return [
+        Figure(f"{label}: fit", n_train / quantile([fit for fit, _ in times], 0.5), "images per CPU-second"),
+        Figure(f"{label}: bare loop", n_train / quantile([plain for _, plain in times], 0.5), "images per CPU-second"),
+        Figure(f"{label}: ratio, median", quantile(ratios, 0.5), "ratio"),
+        Figure(f"{label}: ratio, lower 95 % bound", lower_bound(ratios), "ratio", (">=", AIM)),
+    ]
+
+
+def _cpu_s(epochs: Iterator[object]) -> float:
+    began = time.process_time()
+    next(epochs)
+    return time.process_time() - began
+
+
+def _pack(folder: Path, backbone: str, resolution: int, n_images: int) -> tuple[Path, tuple[str, ...]]:
+    upload = archive(
+        folder / "upload.zip", n_classes=N_CLASSES, n_per_class=(n_images + 64) // N_CLASSES, side=resolution
+    )
+    share = n_images / (n_images + 64)
+    split = {"train": share, "val": (1 - share) / 2, "test": (1 - share) / 2}
+    options = {"split": split}
+    manifest = prepare(upload, folder / "items.zip", task="classification", options=options, limits=Limits())
+    facts = catalogue().backbone(backbone).preprocessing
+    canvas, crop = scaled(facts.resize, facts.crop, resolution)
+    pack(folder / "items.zip", folder / "pack", resize=canvas, crop=crop, interpolation=facts.interpolation)
+    return folder / "pack", manifest.classes
+
+
+def _epochs_of_fit(
+    folder: Path, packed: Path, classes: tuple[str, ...], backbone: str, resolution: int, n_epochs: int
+) -> Iterator[object]:
+    """A report after every epoch; evaluation pixels and no part in any slot, so that both loops do the same work."""
+    n_steps = int((open_pack(packed).split == 0).sum()) // BATCH
+    recipe = Recipe(
+        task="classification",
+        source=f"scratch:{backbone}",
+        backbone=backbone,
+        optimizer=Optimizer(lr_head=1e-2, inner_ratio=1.0),
+        data=DataTreatment(batch_size=BATCH, resolution=resolution, augmentation=0.0, flip=False),
+        steps=n_steps * n_epochs,
+    )
+    trial = TrialOrder(trial_id="tr_0", number=0, recipe=recipe, source=SourceFiles(weights=None), pack=str(packed))
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    order = LotOrder(
+        lot_id="lot_0",
+        fence=1,
+        trials=(trial,),
+        objective=Objective(name="accuracy"),
+        n_folds=1,
+        classes=classes,
+        scratch=str(scratch),
+    )
+    running = Fit(order, stopped=lambda _: "go")
+    done = 0
+    for report in running:
+        if report.step - done != n_steps:
+            raise RuntimeError(f"{report.step - done} steps between two reports, expected an epoch of {n_steps}")
+        done = report.step
+        yield report
+    outcome = running.outcome("tr_0")
+    if outcome.state != "COMPLETE":
+        raise RuntimeError(f"the trial is {outcome.state}: {outcome.error}")
+
+
+def _epochs_of_bare(packed: Path, backbone: str, n_epochs: int) -> Iterator[object]:
+    data = open_pack(packed)
+    margin = (data.canvas - data.crop) // 2
+    inner = slice(margin, margin + data.crop)
+    pixels, labels = torch.from_numpy(data.pixels[:, inner, inner].copy()), torch.from_numpy(data.labels[:].copy())
+    train, val = (torch.from_numpy((data.split[:] == split).nonzero()[0]) for split in (0, 1))
+    network: nn.Module = build(backbone, n_classes=len(data.classes), seed=0)
+    return bare.train(
+        network, pixels[train], labels[train], pixels[val], labels[val], epochs=n_epochs, batch_size=BATCH, lr=1e-2
+    )

@@ -1,0 +1,104 @@
+"""The catalogue: the facts of every registered part, backbone and task, readable without importing any of them.
+
+`make catalogue` imports every file once (`python -m worker.catalogue`) and writes `domain/catalogue.json`;
+the API and the search read that file alone.
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.errors import Invalid
+from domain.space import Range
+
+T = TypeVar("T")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PartFacts(Frozen):
+    """What one file of `transfer/<slot>/` says of itself."""
+
+    slot: str
+    name: str
+    summary: str  # first line of the file's docstring
+    space: dict[str, Range] = Field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    clashes: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()  # of prepare, rebuild, phases, draw, loss, after_step
+    searched: bool = False  # in the default space; any other part is searched when a job names it
+
+
+class WeightsFacts(Frozen):
+    """Pretrained weights that torchvision publishes for a backbone."""
+
+    name: str
+    n_classes: int
+    licence: str
+    url: str
+    accuracy: float | None = None  # top-1 on ImageNet, percent
+
+
+class Preprocessing(Frozen):
+    """Evaluation pixels: short side to `resize`, centre crop `crop`, then (x / 255 - mean) / std."""
+
+    resize: int
+    crop: int
+    interpolation: str  # "bilinear" | "bicubic" | "nearest" | "lanczos"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class BackboneFacts(Frozen):
+    family: str
+    name: str
+    summary: str
+    stages: tuple[str, ...]  # input side first
+    taps: tuple[str, ...]
+    provides: tuple[str, ...]  # of taps, conv, batch_norm, blocks, double_backward
+    feature_dim: int
+    n_weights: int
+    preprocessing: Preprocessing
+    min_resolution: int
+    fixed_resolution: int | None = None
+    resolutions: tuple[int, ...]
+    weights: tuple[WeightsFacts, ...] = ()
+
+
+class TaskFacts(Frozen):
+    name: str
+    summary: str
+    objectives: tuple[str, ...]
+    space: dict[str, Range]  # the dimensions that are no part's own: optimizer, data, budget, batch norm
+
+
+class Catalogue(Frozen):
+    parts: tuple[PartFacts, ...]
+    backbones: tuple[BackboneFacts, ...]
+    tasks: tuple[TaskFacts, ...]
+
+    def part(self, slot: str, name: str) -> PartFacts:
+        return _find({p.name: p for p in self.parts if p.slot == slot}, name, f"unknown_{slot}", slot)
+
+    def backbone(self, name: str) -> BackboneFacts:
+        return _find({b.name: b for b in self.backbones}, name, "unknown_backbone", "backbone")
+
+    def task(self, name: str) -> TaskFacts:
+        return _find({t.name: t for t in self.tasks}, name, "unknown_task", "task")
+
+
+def _find(known: dict[str, T], name: str, code: str, noun: str) -> T:
+    if name not in known:
+        legal = ", ".join(sorted(known))
+        raise Invalid(code, f"there is no {noun} {name!r}; there are {legal}", legal=sorted(known))
+    return known[name]
+
+
+@cache
+def catalogue() -> Catalogue:
+    """The committed catalogue, read once."""
+    return Catalogue.model_validate_json(files("domain").joinpath("catalogue.json").read_text("utf-8"))

@@ -1,0 +1,44 @@
+"""Which job a path was sent to, kept in `<home>/jobs.json`, so that a later call goes on with it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graft.home import read_json, write_json
+
+KEPT = 200  # entries; the oldest go first
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    path: str
+    sha256: str
+    url: str
+    dataset_id: str
+    job_id: str | None = None
+
+
+def recall(home: Path, path: Path, sha256: str, url: str) -> Remembered | None:
+    """What the same content at the same place was sent to, on the same service."""
+    entry = _all(home).get(_name(str(path), sha256, url))
+    try:
+        return Remembered(**entry) if entry else None
+    except TypeError:  # written by another version
+        return None
+
+
+def remember(home: Path, entry: Remembered) -> None:
+    entries = _all(home)
+    name = _name(entry.path, entry.sha256, entry.url)
+    entries.pop(name, None)
+    entries[name] = asdict(entry)
+    write_json(home / "jobs.json", dict(list(entries.items())[-KEPT:]))
+
+
+def _name(path: str, sha256: str, url: str) -> str:
+    return f"{path} {sha256} {url}"
+
+
+def _all(home: Path) -> dict[str, dict[str, Any]]:
+    content = read_json(home / "jobs.json")
+    return content if isinstance(content, dict) else {}

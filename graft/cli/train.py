@@ -1,0 +1,236 @@
+"""`graft train PATH`: from a folder of images to a bundle and an honest account."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from graft.answers import Dataset, Job
+    from graft.archives import Archive
+    from graft.cli.memory import Remembered
+    from graft.client import Client
+
+DEFAULT_TRIALS = 20
+OnInterrupt = Literal["ask", "cancel", "keep", "detach"]
+
+
+def train(
+    path: Annotated[
+        Path, typer.Argument(help="Folder (class/photo.jpg, or train/ val/ test/ of such, or a CSV), CSV or archive.")
+    ],
+    task: Annotated[str, typer.Option(help="The learning problem.")] = "classification",
+    budget_trials: Annotated[
+        int | None, typer.Option(min=1, help=f"Stop after so many trials; {DEFAULT_TRIALS} if no budget is given.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights to start from (torchvision:resnet18, src_…, job_…, scratch:smallnet). Repeatable."),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=VALUE",
+            help="Fix or narrow what is searched: data.flip=false, optimizer.lr_head=0.001..0.1, head.kind=linear,mlp. "
+            "Repeatable; `graft methods` lists the paths.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the bundle; it must be new or empty.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of dataset and job; the folder's name if not given.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit and leave; the same call later picks it up.")
+    ] = False,
+    on_interrupt: Annotated[OnInterrupt, typer.Option(help="What Ctrl-C does to the job.")] = "ask",
+) -> None:
+    """Find the best way to fine-tune a network on labelled images.
+
+    Starts a service in the background if none is configured. Called again on the same content while a detached job
+    still runs, it follows that job.
+    """
+    from graft.cli.bundle import check_empty
+    from graft.home import home_folder
+
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise typer.BadParameter(f"{path} does not exist", param_hint="PATH")
+    if out is not None:
+        check_empty(out)
+    wanted: dict[str, Any] = {
+        "name": name or path.stem,
+        "sources": source,
+        "space": parse_fixes(fix or []),
+        "trials": DEFAULT_TRIALS if budget_trials is None and minutes is None else budget_trials,
+        "wall_s": None if minutes is None else minutes * 60,
+    }
+    home = home_folder()
+    with _service(home) as client:
+        job = _submit_or_pick_up(client, home, path, task, wanted)
+        if detach:
+            typer.echo(f"{job.id} goes on by itself: `graft status {job.id}`, or this call again to follow it")
+            return
+        job = _follow(client, job, on_interrupt)
+        _leave(client, job, out, path)
+
+
+def _service(home: Path) -> "Client":
+    """The configured service, else the embedded one of this home, started if need be."""
+    import os
+
+    from graft.client import Client
+    from graft.home import running
+    from graft.serving import require, start_background
+
+    if not os.environ.get("GRAFT_URL") and running(home) is None:
+        require("fastapi", "worker")
+        require("torch", "worker")
+        typer.echo(f"starting a service in {home} (log: {home / 'serve.log'}; `graft stop` ends it)")
+        start_background(home)
+    return Client(home=home)
+
+
+def _submit_or_pick_up(client: "Client", home: Path, path: Path, task: str, wanted: dict[str, Any]) -> "Job":
+    """The unfinished job of this content, else a new one on a dataset that is uploaded only if it is new."""
+    from graft.archives import as_archive
+    from graft.cli.memory import Remembered, recall, remember
+
+    with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch:
+        with _progress("packing") as tell:
+            archive = as_archive(path, Path(scratch), tell=tell)
+        known = recall(home, path, archive.sha256, client.url)
+        job = _unfinished(client, known)
+        if job:
+            typer.echo(f"following {job.id}, which runs on this content already; its options stay as they are")
+            return job
+        dataset = _usable(client, known, task) or _upload(client, home, archive, str(wanted["name"]), task)
+    remember(home, Remembered(str(path), archive.sha256, client.url, dataset.id))
+    dataset = client.datasets.wait(dataset.id)
+    _describe(dataset)
+    job = client.jobs.submit(dataset.id, **wanted)
+    remember(home, Remembered(str(path), archive.sha256, client.url, dataset.id, job.id))
+    typer.echo(f"job {job.id}")
+    return job
+
+
+def _unfinished(client: "Client", known: "Remembered | None") -> "Job | None":
+    from graft.errors import GraftApiError
+
+    if known is None or known.job_id is None:
+        return None
+    try:
+        job = client.jobs.get(known.job_id)
+    except GraftApiError as problem:
+        if problem.status == 404:
+            return None
+        raise
+    return None if job.finished else job
+
+
+def _usable(client: "Client", known: "Remembered | None", task: str) -> "Dataset | None":
+    """The dataset that this content became earlier, if the service still has it."""
+    from graft.errors import GraftApiError
+
+    if known is None:
+        return None
+    try:
+        dataset = client.datasets.get(known.dataset_id)
+    except GraftApiError as problem:
+        if problem.status == 404:
+            return None
+        raise
+    return dataset if dataset.state in {"READY", "CHECKING"} and dataset.task == task else None
+
+
+def _upload(client: "Client", home: Path, archive: "Archive", name: str, task: str) -> "Dataset":
+    with _progress("uploading") as tell:
+        return client.datasets.upload_archive(archive, name, task, tell=tell, memory=home / "uploads.json")
+
+
+def _progress(what: str) -> Any:
+    from graft.cli.transfers import transfer_progress
+
+    return transfer_progress(what)
+
+
+def _describe(dataset: "Dataset") -> None:
+    """What the service found in the dataset, in a few lines."""
+    facts = dataset.statistics or {}
+    counts = ", ".join(f"{n} {split}" for split, n in (facts.get("per_split") or {}).items())
+    typer.echo(
+        f"dataset {dataset.id}: {facts.get('n_items', '?')} images, {facts.get('n_classes', '?')} classes ({counts})"
+    )
+    shown = [f for f in dataset.findings if f.severity != "info"][:5]
+    for finding in shown:
+        place = f"{finding.path}: " if finding.path else ""
+        typer.echo(f"  {finding.severity}: {place}{finding.detail} ({finding.code})")
+    if dataset.n_findings > len(shown):
+        typer.echo(f"  {dataset.n_findings} findings in all")
+
+
+def _follow(client: "Client", job: "Job", on_interrupt: OnInterrupt) -> "Job":
+    """The finished job. A Ctrl-C is answered as the user wants; after `keep`, the job is followed to its end."""
+    from graft.cli.following import follow
+    from graft.cli.interrupts import on_ctrl_c
+    from graft.cli.views import view_for_terminal
+
+    while True:
+        try:
+            with view_for_terminal() as view:
+                return follow(client, job, view)
+        except KeyboardInterrupt:
+            on_ctrl_c(client, job.id, on_interrupt)
+            job = client.jobs.get(job.id)
+
+
+def _leave(client: "Client", job: "Job", out: Path | None, path: Path) -> None:
+    """The bundle in a folder and the account on the screen; GraftError if there is none to leave."""
+    from graft.cli.account import account
+    from graft.cli.bundle import fetch_bundle, fresh_folder
+    from graft.cli.wording import error_text
+    from graft.errors import GraftError
+
+    if job.state != "COMPLETE":
+        raise GraftError(f"{job.id} is {job.state}: {error_text(job.error or job.stopped_by or 'no result was kept')}")
+    folder, _ = fetch_bundle(client, job.id, out or fresh_folder(path.stem))
+    for line in account(job):
+        typer.echo(line)
+    typer.echo(f"\nbundle: {folder}   try it: cd {folder} && python predict.py IMAGE")
+
+
+def parse_fixes(fixes: list[str]) -> dict[str, Any]:
+    """`path=value` pairs as a space: `a=1`, `a=0.1..1` (a range), `a=x,y` (a choice), or JSON."""
+    space: dict[str, Any] = {}
+    for fix in fixes:
+        path, sign, text = fix.partition("=")
+        if not sign or not path.strip() or not text.strip():
+            raise typer.BadParameter(f"{fix!r}: write it as path=value, as in data.flip=false", param_hint="--fix")
+        space[path.strip()] = _fix_value(text.strip())
+    return space
+
+
+def _fix_value(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    low, dots, high = text.partition("..")
+    if dots:
+        ends = {"low": _scalar(low), "high": _scalar(high)}
+        if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends.values()):
+            raise typer.BadParameter(f"{text!r}: a range is written low..high with two numbers", param_hint="--fix")
+        return ends
+    if "," in text:
+        return [_scalar(part) for part in text.split(",")]
+    return _scalar(text)
+
+
+def _scalar(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text.strip().lower() if text.strip().lower() in {"true", "false"} else text)
+    except ValueError:
+        return text.strip()

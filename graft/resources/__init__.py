@@ -1,0 +1,1 @@
+"""The nouns of the REST interface, one file each: what `client.<noun>` offers."""

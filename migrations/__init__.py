@@ -1,0 +1,1 @@
+"""Alembic migrations; installed, so that `graft migrate` works anywhere. Run by `store.migrate`."""

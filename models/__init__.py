@@ -1,0 +1,1 @@
+"""Networks: backbones cut into ordered stages, heads, and the weights they start from."""

@@ -1,0 +1,86 @@
+"""The facts of every registered backbone, for the catalogue; sizes are counted without allocating a weight."""
+
+import torch
+from torch import nn
+from torchvision.models import get_weight
+
+from domain.catalogue import BackboneFacts, Preprocessing, WeightsFacts
+from models.anatomy import Anatomy
+from models.build import Member, members
+
+LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1K, whose terms are for non-commercial research"
+# torch has no second derivative of these: no loss on an input gradient can be trained through them.
+ONCE_DIFFERENTIABLE = (nn.Hardsigmoid, nn.MultiheadAttention)
+
+
+def backbone_facts() -> list[BackboneFacts]:
+    """Every public backbone, by family and then as its file lists them."""
+    return [facts_of(entry) for entry in members().values() if entry.variant.public]
+
+
+def facts_of(entry: Member) -> BackboneFacts:
+    """What the catalogue says of one backbone."""
+    variant = entry.variant
+    with torch.device("meta"):
+        anatomy = entry.anatomy()
+    return BackboneFacts(
+        family=entry.family,
+        name=entry.name,
+        summary=variant.summary,
+        stages=tuple(anatomy.stages),
+        taps=anatomy.taps,
+        provides=_provides(anatomy),
+        feature_dim=anatomy.feature_dim,
+        n_weights=sum(weight.numel() for stage in anatomy.stages.values() for weight in stage.parameters()),
+        preprocessing=preprocessing_of(entry),
+        min_resolution=variant.min_resolution,
+        fixed_resolution=variant.fixed_resolution,
+        resolutions=variant.resolutions,
+        weights=_published(entry),
+    )
+
+
+def preprocessing_of(entry: Member) -> Preprocessing:
+    """The evaluation transforms of the published weights, or what the variant states."""
+    if entry.variant.preprocessing is not None:
+        return entry.variant.preprocessing
+    transforms = get_weight(entry.variant.weights).transforms()
+    mean, std = (tuple(float(value) for value in values) for values in (transforms.mean, transforms.std))
+    return Preprocessing.model_validate(
+        {
+            "resize": transforms.resize_size[0],
+            "crop": transforms.crop_size[0],
+            "interpolation": transforms.interpolation.value,
+            "mean": mean,
+            "std": std,
+        }
+    )
+
+
+def _provides(anatomy: Anatomy) -> tuple[str, ...]:
+    modules = [module for stage in anatomy.stages.values() for module in stage.modules()]
+    # A patch projection alone is no convolutional network: `conv` wants kernels that look at neighbours.
+    n_convs = sum(isinstance(module, nn.Conv2d) for module in modules)
+    has = {
+        "taps": bool(anatomy.taps),
+        "conv": n_convs > 1,
+        "batch_norm": any(isinstance(module, nn.BatchNorm2d) for module in modules),
+        "blocks": any(isinstance(module, anatomy.block_types) for module in modules),
+        "double_backward": not any(isinstance(module, ONCE_DIFFERENTIABLE) for module in modules),
+    }
+    return tuple(name for name, provided in has.items() if provided)
+
+
+def _published(entry: Member) -> tuple[WeightsFacts, ...]:
+    if entry.variant.weights is None:
+        return ()
+    weights = get_weight(entry.variant.weights)
+    return (
+        WeightsFacts(
+            name=weights.name,
+            n_classes=len(weights.meta["categories"]),
+            licence=LICENCE,
+            url=weights.url,
+            accuracy=weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        ),
+    )

@@ -1,0 +1,1 @@
+"""One sampler a file; the file's name is its registered name."""

@@ -1,0 +1,227 @@
+"""Blobs in a local folder, and the choice between the two adapters of `domain.ports.BlobStore`."""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from domain.errors import Invalid, NotFound, Unavailable
+from domain.ports import BlobInfo, BlobStore
+from store.settings import Settings
+
+if TYPE_CHECKING:
+    from store.s3_blobs import S3Blobs
+
+CHUNK_BYTES = 1 << 20
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+
+
+class LocalBlobs:
+    """One file per key, named `<key>@<sha256>`: bytes and checksum appear in one rename, and nothing can part them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._partial = self.folder / ".partial"
+        self._partial.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, source: BinaryIO | Path, *, sha256: str | None = None) -> BlobInfo:
+        place = self.folder / check_key(key)
+        partial = self._partial / secrets.token_hex(8)
+        try:
+            with opened(source) as file, partial.open("xb") as out:
+                size_bytes, digest = 0, hashlib.sha256()
+                while chunk := file.read(CHUNK_BYTES):
+                    out.write(chunk)
+                    digest.update(chunk)
+                    size_bytes += len(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            check_sum(digest.hexdigest(), sha256)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            final = place.with_name(f"{place.name}@{digest.hexdigest()}")
+            partial.replace(final)
+            sync_folder(place.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+        for older in self._versions(key):
+            if older != final:
+                older.unlink(missing_ok=True)
+        return BlobInfo(size_bytes, digest.hexdigest())
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        file = self._open(key)  # now, not at the first chunk: a missing blob is an answer, not a broken stream
+        return _chunks(file, start, end)
+
+    def info(self, key: str) -> BlobInfo:
+        with self._open(key) as file:
+            return BlobInfo(os.fstat(file.fileno()).st_size, Path(file.name).name.rpartition("@")[2])
+
+    def fetch(self, key: str, folder: Path) -> Path:
+        return fetch_into(self, key, folder)
+
+    def delete(self, key: str) -> None:
+        for version in self._versions(key):
+            version.unlink(missing_ok=True)
+        for parent in (self.folder / key).parents:
+            if parent == self.folder:
+                break
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or gone
+                break
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        # Only the deepest folder that the prefix names whole has to be walked.
+        start = self.folder / prefix.rpartition("/")[0] if "/" in prefix else self.folder
+        for folder, names, files in os.walk(start):
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            for name in sorted(files):
+                key = (Path(folder) / name).relative_to(self.folder).as_posix().rpartition("@")[0]
+                if key.startswith(prefix):
+                    yield key
+
+    def check(self) -> None:
+        """Unavailable if nothing can be written here."""
+        try:
+            probe = self._partial / f"check-{secrets.token_hex(8)}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise Unavailable("blobs_unavailable", f"the blob folder cannot be written: {error.strerror}") from error
+
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(self.folder).free
+
+    def age_s(self, key: str) -> float:
+        """Seconds since the blob was stored."""
+        with self._open(key) as file:
+            return time.time() - os.fstat(file.fileno()).st_mtime
+
+    def tidy(self, older_than_s: float) -> None:
+        """Remove what interrupted puts have left behind."""
+        for partial in self._partial.iterdir():
+            try:
+                if time.time() - partial.stat().st_mtime > older_than_s:
+                    partial.unlink()
+            except FileNotFoundError:
+                continue
+
+    def _open(self, key: str) -> BinaryIO:
+        for _ in range(3):  # a version may be replaced between the listing and the opening
+            versions = self._versions(key)
+            if not versions:
+                break
+            try:
+                return versions[-1].open("rb")
+            except FileNotFoundError:
+                continue
+        raise missing(key)
+
+    def _versions(self, key: str) -> list[Path]:
+        """The files of a key; usually one, for a moment two while a put replaces it, the newest last."""
+        place = self.folder / check_key(key)
+        found: list[tuple[int, Path]] = []
+        try:
+            entries = list(os.scandir(place.parent))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        for entry in entries:
+            if entry.name.rpartition("@")[0] == place.name:
+                try:
+                    found.append((entry.stat().st_mtime_ns, Path(entry.path)))
+                except FileNotFoundError:
+                    continue
+        return [path for _, path in sorted(found)]
+
+
+def open_blobs(settings: Settings) -> "LocalBlobs | S3Blobs":
+    """The blob store of these settings."""
+    url = settings.blob_url
+    if url is None:
+        return LocalBlobs(settings.home / "blobs")
+    if url.startswith("s3://"):
+        from store.s3_blobs import S3Blobs  # here, since boto3 takes a second to import
+
+        return S3Blobs(url, endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+    if url.startswith("file://"):
+        return LocalBlobs(Path(url.removeprefix("file://")))
+    raise Invalid("bad_settings", f"blob_url: {url!r} is neither s3://bucket/prefix nor file:///folder")
+
+
+def check_key(key: str) -> str:
+    """A key is a relative path of plain names; it can leave no folder and hide nothing."""
+    if len(key) > 200 or not _KEY.fullmatch(key):
+        raise Invalid("bad_blob_key", f"{key[:80]!r} is no blob key: names of A-Za-z0-9_.- between slashes")
+    return key
+
+
+def check_sum(found: str, wanted: str | None) -> None:
+    if wanted is not None and wanted.lower() != found:
+        raise Invalid("checksum_mismatch", f"the bytes have sha256 {found}, not {wanted}", sha256=found)
+
+
+def missing(key: str) -> NotFound:
+    return NotFound("blob_not_found", f"there is no blob {key}")
+
+
+@contextmanager
+def opened(source: BinaryIO | Path) -> Iterator[BinaryIO]:
+    """A path is opened and closed; a stream is used as it is."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield file
+    else:
+        yield source
+
+
+def fetch_into(blobs: BlobStore, key: str, folder: Path) -> Path:
+    """A local copy named by its content, so that a key written anew is fetched anew. Checked before it appears."""
+    info = blobs.info(key)
+    place = folder / f"{info.sha256}{Path(key).suffix}"
+    if place.exists() and place.stat().st_size == info.size_bytes:
+        os.utime(place)  # for the cache: used just now
+        return place
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{secrets.token_hex(8)}.partial"
+    digest = hashlib.sha256()
+    try:
+        with partial.open("xb") as out:
+            for chunk in blobs.read(key):
+                out.write(chunk)
+                digest.update(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        if digest.hexdigest() != info.sha256:
+            detail = f"blob {key} does not have the bytes it was stored with"
+            raise Unavailable("blob_corrupt", detail, key=key, expected=info.sha256, found=digest.hexdigest())
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
+    return place
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        left = None if end is None else max(0, end - start)
+        while left is None or left > 0:
+            chunk = file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+            if not chunk:
+                return
+            left = None if left is None else left - len(chunk)
+            yield chunk

@@ -1,0 +1,214 @@
+"""Queries and moves of lots, trials and their curves."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from domain.errors import NotFound
+from domain.ids import new_id
+from domain.states import JobState, LotState, TrialState
+from domain.trial import Report
+from store.events import tell
+from store.inserts import insert
+from store.leases import hold
+from store.moves import become as become
+from store.pages import Page, read_cursor, write_cursor
+from store.session import finite
+from store.tables import JobRow, LotRow, ReportRow, TrialRow
+
+
+@dataclass(frozen=True, slots=True)
+class NewTrial:
+    """A trial as the searcher asks for it."""
+
+    number: int
+    values: dict[str, Any]
+    recipe: dict[str, Any]  # domain.recipe.Recipe, dumped
+    anchor: str | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+def insert_lot(session: Session, job_id: str, trials: Sequence[NewTrial]) -> LotRow | None:
+    """A lot of new trials. None, and nothing inserted, if one of the numbers is taken or the job runs no more.
+
+    Two processes may ask for the same numbers at once; the loser drops its proposals and reads the rows again.
+    """
+    job = session.scalar(
+        select(JobRow)
+        .where(JobRow.id == job_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    if job is None or job.state != JobState.RUNNING:
+        return None
+    lot = LotRow(id=new_id("lot"), workspace_id=job.workspace_id, job_id=job_id, state=str(LotState.WAITING))
+    rows = [
+        TrialRow(
+            id=new_id("trial"), workspace_id=job.workspace_id, job_id=job_id, lot_id=lot.id, number=new.number,
+            anchor=new.anchor, state=str(TrialState.WAITING), values=new.values, recipe=new.recipe, attrs=new.attrs,
+        )
+        for new in trials
+    ]  # fmt: skip
+    try:
+        with session.begin_nested():
+            session.add(lot)
+            session.flush()
+            session.add_all(rows)
+            session.flush()
+    except IntegrityError:
+        return None
+    for row in rows:
+        body = {"trial_id": row.id, "number": row.number, "anchor": row.anchor, "values": row.values}
+        tell(session, job_id, "trial.created", body)
+    session.refresh(lot)
+    return lot
+
+
+def get_trial(session: Session, workspace_id: str, trial_id: str) -> TrialRow:
+    trial = session.scalar(select(TrialRow).where(TrialRow.id == trial_id, TrialRow.workspace_id == workspace_id))
+    if trial is None:
+        raise NotFound("trial_not_found", "there is no such trial in this workspace")
+    return trial
+
+
+def trials_of(session: Session, job_id: str, states: Collection[str] | None = None) -> list[TrialRow]:
+    """The trials of a job by number, or those of them that are in `states`."""
+    query = select(TrialRow).where(TrialRow.job_id == job_id).order_by(TrialRow.number)
+    if states is not None:
+        query = query.where(TrialRow.state.in_(list(states)))
+    return list(session.scalars(query))
+
+
+def trials_of_lot(session: Session, lot_id: str) -> list[TrialRow]:
+    return list(session.scalars(select(TrialRow).where(TrialRow.lot_id == lot_id).order_by(TrialRow.number)))
+
+
+def list_trials(
+    session: Session, workspace_id: str, job_id: str, *, state: str | None = None, limit: int = 50,
+    cursor: str | None = None,
+) -> Page[TrialRow]:  # fmt: skip
+    """The trials of a job by number, page by page."""
+    query = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.workspace_id == workspace_id)
+    if state is not None:
+        query = query.where(TrialRow.state == state)
+    if cursor is not None:
+        query = query.where(TrialRow.number > int(read_cursor(cursor, (int,))[0]))
+    found = list(session.scalars(query.order_by(TrialRow.number).limit(limit + 1)))
+    if len(found) <= limit:
+        return Page(found, None)
+    return Page(found[:limit], write_cursor(found[limit - 1].number))
+
+
+def lots_of(
+    session: Session, job_id: str, states: Collection[str] | None = None, *, lock: bool = False
+) -> list[LotRow]:
+    """The lots of a job. `lock` those that are to be moved, all at once and before their trials and their job."""
+    query = select(LotRow).where(LotRow.job_id == job_id).order_by(LotRow.id)
+    if states is not None:
+        query = query.where(LotRow.state.in_(list(states)))
+    if lock:
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return list(session.scalars(query))
+
+
+def reports_of(session: Session, trial_ids: Collection[str]) -> list[ReportRow]:
+    """The curves of these trials, in the order in which they were trained."""
+    query = select(ReportRow).where(ReportRow.trial_id.in_(list(trial_ids)))
+    return list(session.scalars(query.order_by(ReportRow.trial_id, ReportRow.share, ReportRow.fold, ReportRow.step)))
+
+
+def reports_of_job(session: Session, job_id: str) -> list[ReportRow]:
+    query = select(ReportRow).join(TrialRow, TrialRow.id == ReportRow.trial_id).where(TrialRow.job_id == job_id)
+    return list(session.scalars(query.order_by(TrialRow.number, ReportRow.share, ReportRow.fold, ReportRow.step)))
+
+
+def record_reports(session: Session, lot_id: str, fence: int, reports: Sequence[Report]) -> None:
+    """Points of the curves of a lot's trials, written under its fence (LeaseLost otherwise).
+
+    A trial that resumes walks part of its curve again: the same point is written over, never twice, and told again
+    only if it differs.
+    """
+    hold(session, LotRow, lot_id, fence)
+    trials = {row.id: row for row in trials_of_lot(session, lot_id)}
+    told: list[tuple[TrialRow, dict[str, Any]]] = []
+    for report in reports:
+        trial = trials.get(report.trial_id)
+        if trial is None:
+            raise NotFound("trial_not_found", f"trial {report.trial_id} is not of lot {lot_id}")
+        point = finite(report.model_dump(mode="json"))
+        if _write_point(session, point):
+            told.append((trial, point))
+        _spend(session, trial, share=report.share, cost_s=report.cost_s)
+    for trial, point in told:
+        tell(session, trial.job_id, "trial.report", {"number": trial.number, **point})
+
+
+def set_trial_facts(session: Session, trial: TrialRow, **changes: Any) -> None:
+    """Write columns that are no state (blobs, value, test, …) of a trial whose lot is held or whose job is locked."""
+    if "cost_s" in changes:
+        _spend(session, trial, share=changes.pop("share", trial.share), cost_s=changes.pop("cost_s"))
+    if changes:
+        session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(finite(changes)))
+    session.refresh(trial)
+
+
+def count_states(session: Session, job_ids: Collection[str]) -> dict[str, Counter[str]]:
+    """How many trials of each job are in which state."""
+    counts: dict[str, Counter[str]] = {job_id: Counter() for job_id in job_ids}
+    query = select(TrialRow.job_id, TrialRow.state, func.count()).where(TrialRow.job_id.in_(list(job_ids)))
+    for job_id, state, n in session.execute(query.group_by(TrialRow.job_id, TrialRow.state)):
+        counts[job_id][state] = n
+    return counts
+
+
+def next_number(session: Session, job_id: str) -> int:
+    last = session.scalar(select(func.max(TrialRow.number)).where(TrialRow.job_id == job_id))
+    return 0 if last is None else last + 1
+
+
+def best_trials(session: Session, job_id: str, *, direction: str, limit: int = 1) -> list[TrialRow]:
+    """The best COMPLETE trials by value on val; of equals the earlier one."""
+    query = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.state == "COMPLETE", TrialRow.value.is_not(None))
+    best_first = TrialRow.value.desc() if direction == "maximize" else TrialRow.value.asc()
+    return list(session.scalars(query.order_by(best_first, TrialRow.number).limit(limit)))
+
+
+def note_best(session: Session, job: JobRow, trial: TrialRow) -> bool:
+    """This trial is the best so far; told when it is news."""
+    changed = (
+        update(JobRow)
+        .where(JobRow.id == job.id, JobRow.best_trial_id.is_distinct_from(trial.id))
+        .values(best_trial_id=trial.id)
+        .returning(JobRow.id)
+    )
+    if session.scalar(changed.execution_options(synchronize_session=False)) is None:
+        return False
+    session.refresh(job)
+    body = {"trial_id": trial.id, "number": trial.number, "value": trial.value, "anchor": trial.anchor}
+    tell(session, job.id, "job.best", body)
+    return True
+
+
+def _write_point(session: Session, point: dict[str, Any]) -> bool:
+    """True if the point is new or has changed."""
+    keys = ("trial_id", "fold", "phase", "step")
+    facts = {name: point[name] for name in ("share", "value", "terms", "cost_s")}
+    old = session.get(ReportRow, tuple(point[k] for k in keys), populate_existing=True)
+    if old is not None and (old.share, old.value, old.terms) == (facts["share"], facts["value"], facts["terms"]):
+        return False
+    written = insert(session, ReportRow).values({k: point[k] for k in keys} | facts)
+    session.execute(written.on_conflict_do_update(index_elements=list(keys), set_=facts))
+    return True
+
+
+def _spend(session: Session, trial: TrialRow, *, share: float, cost_s: float) -> None:
+    """The trial has spent this much; the job's cost stays the sum over its trials."""
+    more_s = cost_s - trial.cost_s
+    session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(share=share, cost_s=cost_s))
+    session.execute(update(JobRow).where(JobRow.id == trial.job_id).values(cost_s=JobRow.cost_s + more_s))
+    session.refresh(trial)

@@ -1,0 +1,111 @@
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from graft.answers import Event, Interval, Job, Progress, Trial, read
+from graft.cli.account import account
+from graft.cli.following import Picture
+from graft.cli.telling import event_line
+from graft.cli.views import last_trials, picture_of
+from graft.cli.wording import best_so_far, duration, interval, number, objective, size, sparkline
+
+RESULT = {
+    "best_trial_id": "tr_5", "best_number": 5, "val": 0.95, "metrics": {"accuracy": 0.931},
+    "test_accuracy": {"value": 0.931, "low": 0.905, "high": 0.953}, "n_test": 846, "n_test_looks": 2,
+    "verdict": "The search beat plain fine-tuning by 4.1 points.", "selection_bias": 0.019,
+    "anchors": [
+        {"name": "fine_tuning", "trial_id": "tr_1", "number": 1, "val": 0.9,
+         "test_accuracy": {"value": 0.89, "low": 0.87, "high": 0.91},
+         "lift": {"value": 0.041, "low": 0.02, "high": 0.06}},
+    ],
+}  # fmt: skip
+FACTS = {
+    "id": "job_1", "name": "n", "dataset_id": "ds_1", "state": "COMPLETE", "spec": {"objective": {"name": "accuracy"}},
+    "progress": {"trials_done": 12}, "elapsed_s": 130.0, "cost_s": 118.0, "result": RESULT, "stopped_by": "user",
+}  # fmt: skip
+
+
+def test_numbers_worked_out_by_hand() -> None:
+    assert [duration(s) for s in (None, 0.4, 59.6, 185, 8040)] == ["-", "0 s", "1 min 00 s", "3 min 05 s", "2 h 14 min"]
+    assert [size(n) for n in (812, 3_140_000, 2e9)] == ["812 bytes", "3.1 MB", "2.0 GB"]
+    assert [number(v) for v in (None, math.nan, 0.12345)] == ["-", "-", "0.1235"]
+    assert interval(Interval(0.931, 0.905, 0.953)) == "0.931 [0.905, 0.953]"
+    assert interval(Interval(0.01, -0.02, 0.04), signed=True) == "+0.010 [-0.020, +0.040]"
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([]) == ""
+    assert sparkline([2, 2]) == "▅▅"
+
+
+@given(st.lists(st.floats(-10, 10), max_size=60), st.booleans())
+def test_the_best_so_far_never_gets_worse(values: list[float], more: bool) -> None:
+    best = best_so_far(values, more_is_better=more)
+    assert len(best) == len(values)
+    assert best == sorted(best, reverse=not more)
+    assert not values or best[-1] == (max(values) if more else min(values))
+    assert len(sparkline(best)) == min(30, len(values))
+
+
+def test_the_account_holds_every_honest_number() -> None:
+    job = read(Job, FACTS)
+    text = "\n".join(account(job))
+    for needed in (
+        "0.931 [0.905, 0.953] (95 % interval) on 846 images", "fine tuning", "+0.041 [+0.020, +0.060]",
+        "The search beat plain fine-tuning by 4.1 points.", "Trial 5 was best of 12 by accuracy on val: 0.9500",
+        "2 min 10 s", "+0.0190", "looked at 2 times", "stopped by: user",
+    ):  # fmt: skip
+        assert needed in text
+    assert objective(job) == ("accuracy", True)
+    assert "no result" in account(read(Job, {**FACTS, "result": None, "state": "FAILED"}))[0]
+
+
+def trial(number: int, state: str, value: float | None = None) -> Trial:
+    return Trial(f"tr_{number}", "job_1", number, state, value=value, share=0.5, cost_s=1.0)
+
+
+def test_running_trials_are_always_shown() -> None:
+    trials = [trial(0, "RUNNING"), *(trial(k, "COMPLETE", 0.5) for k in range(1, 30)), trial(30, "WAITING")]
+    shown = last_trials(trials, rows=4)
+    assert [t.number for t in shown] == [0, 27, 28, 29]
+    assert last_trials([], rows=4) == []
+    assert [t.number for t in last_trials([trial(k, "RUNNING") for k in range(9)], rows=4)] == [5, 6, 7, 8]
+
+
+def test_the_picture_shows_state_best_and_time() -> None:
+    job = Job(
+        "job_1", "photos", "ds_1", "RUNNING", progress=Progress(2, 9, share=0.2), left_s=90.0, elapsed_s=10.0,
+        spec={"objective": "accuracy"},
+    )  # fmt: skip
+    picture = Picture(job, {t.id: t for t in (trial(0, "COMPLETE", 0.25), trial(1, "RUNNING", 0.75))})
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(picture_of(picture, "a note"))
+    console.file.close()
+    text = console.export_text()
+    for needed in (
+        "photos",
+        "RUNNING",
+        "2/9 trials",
+        "about 1 min 30 s left",
+        "none yet",
+        "0.2500",
+        "0.7500",
+        "a note",
+    ):
+        assert needed in text
+    assert picture.best_curve() == [0.25]
+
+
+def test_every_kind_of_event_has_words() -> None:
+    assert (
+        event_line(Event(1, "job.state", {"state": "FAILED", "error": {"code": "x", "detail": "why"}}))
+        == "job is FAILED: why (x)"
+    )
+    assert event_line(Event(2, "trial.created", {"number": 3, "anchor": "l2_sp"})) == "trial 3 (l2_sp) planned"
+    assert (
+        event_line(Event(3, "trial.state", {"number": 3, "state": "COMPLETE", "value": 0.5}))
+        == "trial 3 is COMPLETE, val 0.5000"
+    )
+    assert event_line(Event(4, "trial.report", {"number": 3, "share": 0.25, "value": None})) == "trial 3 25 %"
+    assert event_line(Event(5, "job.best", {"number": 3, "value": 0.5})) == "best so far: trial 3, val 0.5000"
+    assert event_line(Event(6, "of.the.future", {"a": 1})) == "of.the.future a 1"

@@ -1,0 +1,1 @@
+"""The maths of transfer: tensors in, tensors out. No database, no HTTP."""

@@ -1,0 +1,1 @@
+"""Parts that average weights along the trajectory."""

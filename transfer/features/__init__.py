@@ -1,0 +1,1 @@
+"""Parts that hold the features of the network near those of another."""

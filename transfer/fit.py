@@ -1,0 +1,239 @@
+"""Training the trials of a lot. `fit` yields reports; pruning, saving, cancelling and telling happen outside it.
+
+    running = fit(order, stopped=stopped)
+    for report in running:              # a `Report` at every evaluation
+        ...                             # running.save(folder) leaves a resume point of the reported trial
+    running.outcome(trial_id)           # how it ended; files lie in order.scratch
+
+`stopped(trial_id)` answers "go", "pause" or "stop" and is asked before every step. No part is known here by name.
+"""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from domain.errors import GraftError
+from domain.lot import LotOrder, TrialOrder
+from domain.trial import Report, TrialOutcome
+from models.weights import save_weights
+from transfer import resume
+from transfer.fold import FoldRun, Halted, Logits, Sight, measure
+from transfer.loop import below
+from transfer.setting import Setting
+
+Stopped = Callable[[str], str]
+
+
+class Fit:
+    """The trials of a lot, trained one after another."""
+
+    def __init__(self, order: LotOrder, *, stopped: Stopped) -> None:
+        if torch.get_num_threads() != order.n_threads:
+            torch.set_num_threads(order.n_threads)
+        self._trials = {trial.trial_id: _Trial(order, trial, stopped) for trial in order.trials}
+        self._active: _Trial | None = None
+
+    def __iter__(self) -> Iterator[Report]:
+        for trial in self._trials.values():
+            self._active = trial
+            yield from trial.train()
+
+    def save(self, folder: Path, trial_id: str | None = None) -> None:
+        """A resume point of a trial, the one that reported last by default; after a report, or once it is paused."""
+        trial = self._active if trial_id is None else self._trials[trial_id]
+        if trial is None:
+            raise RuntimeError("nothing has been trained yet")
+        trial.save(folder)
+
+    def outcome(self, trial_id: str) -> TrialOutcome:
+        """How a trial ended."""
+        return self._trials[trial_id].outcome()
+
+
+def fit(order: LotOrder, *, stopped: Stopped) -> Fit:
+    """Train the trials of a lot; iterate over the answer."""
+    return Fit(order, stopped=stopped)
+
+
+class _Trial:
+    """One trial: a fit on train ranked on val, or K fits across folds and a closing one on train + val."""
+
+    def __init__(self, order: LotOrder, trial: TrialOrder, stopped: Stopped) -> None:
+        self.order, self.trial, self._stopped = order, trial, stopped
+        self.state = "RUNNING"
+        self.run: FoldRun | None = None
+        self.fold = 0
+        self.cost_s = 0.0
+        self.value: float | None = None  # last one measured
+        self.metrics: dict[str, float] = {}
+        self.error: GraftError | None = None
+        self.files: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
+        self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
+        self.peak_bytes = 0
+        self._mark = 0.0
+
+    def train(self) -> Iterator[Report]:
+        self._mark = time.perf_counter()
+        try:
+            yield from self._train()
+            self.state = "COMPLETE"
+        except Halted as halted:
+            self.state = "PAUSED" if halted.answer == "pause" else "PRUNED"
+        except GraftError as error:
+            self._fail(error)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._fail(GraftError("out_of_memory", str(error).partition("\n")[0] or "out of memory"))
+        finally:
+            self._tick()
+            self.peak_bytes = _peak_bytes(self.order.device)
+        if self.state != "PAUSED" and self.run is not None:
+            self.run.setting.give_back(self.run.net)
+            self.run = None
+
+    def _train(self) -> Iterator[Report]:
+        if self.order.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(self.order.device)
+        setting = Setting(self.order, self.trial, self._stopped)
+        saved = self._read_resume_point()
+        while self.fold < setting.n_fits:
+            self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
+            if saved is not None:
+                self.run.restore(saved[0]["run"], below(saved[1], "run"))
+                saved = None
+            for sight in self.run.run():
+                yield self._report(sight, setting.n_fits)
+            self._close_fold(setting, self.run)
+        self._finish(setting)
+
+    def _report(self, sight: Sight, n_fits: int) -> Report:
+        self._tick()
+        share = 1.0 if self.fold == n_fits - 1 and sight.share == 1 else (self.fold + sight.share) / n_fits
+        if sight.value is not None:
+            self.value = sight.value
+        report = Report(
+            trial_id=self.trial.trial_id, fold=self.fold, phase=sight.phase, step=sight.step, share=share,
+            value=sight.value, terms=sight.terms, cost_s=self.cost_s,
+        )  # fmt: skip
+        self._mark = time.perf_counter()
+        return report
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.cost_s += now - self._mark
+        self._mark = now
+
+    # --- folds
+
+    def _close_fold(self, setting: Setting, run: FoldRun) -> None:
+        closed = next((o.choice for o in run.outcomes if o.choice is not None), None)
+        self.folds.append({"logits": run.logits, "candidates": run.candidates, "choice": closed})
+        self.fold += 1
+        if self.fold < setting.n_fits:
+            setting.give_back(run.net)
+
+    def _pooled_choice(self, setting: Setting) -> int | None:
+        """The strength that is best over all folds' held-out predictions together, for the closing fit."""
+        if setting.n_fits == 1 or self.fold < setting.n_fits - 1:
+            return None
+        candidates = [fold["candidates"] for fold in self.folds]
+        if all(c is not None for c in candidates):
+            return self._best_candidate(setting, np.concatenate(candidates, axis=1))
+        chosen = [fold["choice"] for fold in self.folds if fold["choice"] is not None]
+        return int(np.median(chosen)) if chosen else None
+
+    def _best_candidate(self, setting: Setting, pooled: Logits) -> int:
+        _, targets = self._held_out(setting)
+        sign = -1 if self.order.objective.direction == "minimize" else 1
+
+        def rank(place: int) -> tuple[float, float, int]:
+            value, found = measure(setting, pooled[place], targets)
+            return sign * value, -found["log_loss"], place
+
+        return max(range(len(pooled)), key=rank)
+
+    def _held_out(self, setting: Setting) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Items that some fit was ranked on, fold after fold, and their targets."""
+        n_ranked = 1 if setting.n_fits == 1 else setting.n_fits - 1
+        rows = np.concatenate([setting.items(fold)[1] for fold in range(n_ranked)])
+        return rows, setting.problem.labels[rows]
+
+    # --- the end
+
+    def _finish(self, setting: Setting) -> None:
+        """Pool the predictions, write the checkpoint and the predictions on val."""
+        rows, targets = self._held_out(setting)
+        ranked = self.folds if setting.n_fits == 1 else self.folds[:-1]
+        logits = np.concatenate([fold["logits"] for fold in ranked])
+        if setting.n_fits > 1 and all(fold["candidates"] is not None for fold in ranked):
+            pooled = np.concatenate([fold["candidates"] for fold in ranked], axis=1)
+            logits = pooled[self._best_candidate(setting, pooled)]
+        self.value, metrics = measure(setting, logits, targets)
+        self.metrics = dict(metrics)
+        folder = Path(self.order.scratch) / self.trial.trial_id
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.run is None:
+            raise RuntimeError("a trial without a fit")
+        save_weights(self.run.weights(), folder / "weights.safetensors", {"backbone": self.trial.recipe.backbone})
+        np.savez(folder / "predictions.npz", logits=logits, targets=targets, rows=rows)
+        self.files = {"weights": str(folder / "weights.safetensors"), "predictions": str(folder / "predictions.npz")}
+        self.facts |= {"n_val": len(rows), "phases": [o.to_json() for o in self.run.outcomes]}
+
+    def _fail(self, error: GraftError) -> None:
+        self.state, self.error = "FAILED", error
+        if error.code == "diverged":
+            self.value = None
+
+    def outcome(self) -> TrialOutcome:
+        value = self.value if self.value is not None and math.isfinite(self.value) else None
+        return TrialOutcome(
+            trial_id=self.trial.trial_id, state=self.state, value=value, metrics=self.metrics, cost_s=self.cost_s,
+            peak_bytes=self.peak_bytes, error_code=self.error.code if self.error else None,
+            error=self.error.detail if self.error else None, files=self.files, facts=self.facts,
+        )  # fmt: skip
+
+    # --- interruption
+
+    def save(self, folder: Path) -> None:
+        run = self.run
+        if run is None:
+            raise RuntimeError("a resume point can be saved after a report or a pause, not before or after the trial")
+        tensors = {f"run/{name}": tensor for name, tensor in run.tensors().items()}
+        for place, fold in enumerate(self.folds):
+            for kind in ("logits", "candidates"):
+                if fold[kind] is not None:
+                    tensors[f"fold/{place}/{kind}"] = torch.from_numpy(fold[kind])
+        facts = {
+            "fingerprint": resume.fingerprint(self.order, self.trial), "fold": self.fold, "cost_s": self.cost_s,
+            "value": self.value, "choices": [fold["choice"] for fold in self.folds], "run": run.facts(),
+        }  # fmt: skip
+        resume.write(folder, facts, tensors)
+
+    def _read_resume_point(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+        if self.trial.resume is None:
+            return None
+        saved = resume.read(Path(self.trial.resume), resume.fingerprint(self.order, self.trial))
+        self.facts["resumed"] = saved is not None
+        if saved is None:
+            return None
+        facts, tensors = saved
+        self.fold, self.cost_s, self.value = facts["fold"], facts["cost_s"], facts["value"]
+        for place, choice in enumerate(facts["choices"]):
+            found = below(tensors, f"fold/{place}")
+            self.folds.append({
+                "choice": choice,
+                **{k: found[k].numpy() if k in found else None for k in ("logits", "candidates")},
+            })  # fmt: skip
+        return saved
+
+
+def _peak_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

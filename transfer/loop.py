@@ -1,0 +1,353 @@
+"""The training loop of one phase: views, losses, gradient, update. It yields where it evaluates; everything else, from
+reporting to pruning and saving, happens outside.
+
+Whatever is random is a function of (seed, phase, epoch or step), never of how often something was drawn: that, the
+tensors of `tensors()` and the counters of `facts()` are all that an interrupted phase needs to go on to the same bits.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from domain.errors import GraftError
+from transfer.bench import Pools
+from transfer.optimizers import OPTIMIZERS, Group, Optimizer, cosine
+from transfer.parts import BoundPart
+from transfer.phase import Phase, covers
+from transfer.prefix import Prefix, open_prefix
+from transfer.step import PartState, Step, View, Weights
+from transfer.views import Items
+
+if TYPE_CHECKING:
+    from transfer.fold import FoldRun
+
+RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
+CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
+N_EVALUATIONS = 20  # of a trial at most
+
+
+class Diverged(GraftError):
+    """A loss or a prediction is not finite any more."""
+
+
+class Loop:
+    """One phase solved by gradient descent."""
+
+    def __init__(self, run: "FoldRun", phase: Phase, index: int, n_steps: int) -> None:
+        self.run, self.phase, self.index, self.n_steps = run, phase, index, n_steps
+        self.setting, self.bench, self.net = run.setting, run.bench, run.net
+        self.recipe = run.setting.recipe
+        self.step, self.epoch, self.batch = 0, 0, 0  # `batch` counts within the epoch
+        self.seed = run.setting.seed(run.fold, 1 + index)
+        self.states = {part.key: PartState() for part in run.parts if part.says("after_step")}
+        self._after = [(part, self.states[part.key]) for part in run.parts if part.says("after_step")]
+        self._losses = [p for p in run.parts if p.says("loss") and p.slot != "distillation"]
+        self._distillations = [p for p in run.parts if p.says("loss") and p.slot == "distillation"]
+        self._needs_taps = any("taps" in part.needs for part in run.parts)
+        self._wants_input_gradient = any(getattr(part.module, "INPUT_GRADIENT", False) for part in run.parts)
+        self._draw = next((part for part in run.parts if part.says("draw")), None)
+        self.n_bad = 0  # evaluations since the best one
+        self._sums: dict[str, Tensor] = {}
+        self._n_summed = 0
+        self._items: Items = run.bench.train
+        self._set_trainable()
+        self.optimizer = self._make_optimizer()
+        self._choose_prefix()
+        self._evaluations = self._when_to_evaluate()
+
+    # --- set-up
+
+    def _set_trainable(self) -> None:
+        trainable = self.phase.trainable
+        norms = {
+            name: module for name, module in self.net.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        }  # fmt: skip
+        # Which batch norms only look at the running statistics: those of frozen stages, and by the recipe's mode those
+        # that came from the source. What has no start has no statistics worth keeping.
+        new, mode = self.run.new, self.recipe.batch_norm
+        frozen = {name for name in norms if not covers(trainable, name)}
+        held = {name for name in norms if mode != "train" and not covers(new, name)}
+        self._still_norms = [norms[name] for name in frozen | held]
+        still_affine = held if mode == "frozen" else set()
+        self.tensors_of_net: dict[str, Tensor] = {}
+        for name, weight in self.net.named_parameters():
+            wanted = covers(trainable, name) and name.rpartition(".")[0] not in still_affine
+            weight.requires_grad_(wanted)
+            weight.grad = None
+            if wanted:
+                self.tensors_of_net[name] = weight
+        self._still_units = [
+            self.net.get_submodule(unit) for unit in (*self.net.stage_names, "head")
+            if not any(covers((unit,), name) for name in self.tensors_of_net)
+        ]  # fmt: skip
+        self._train_mode()
+        moving = {
+            name: buffer for name, buffer in self.net.named_buffers()
+            if buffer.is_floating_point() and name.rpartition(".")[0] in norms.keys() - frozen - held
+        }  # fmt: skip
+        self.weights = Weights(
+            self.tensors_of_net, self.run.start, buffers=moving,
+            decoupled=OPTIMIZERS[self.recipe.optimizer.name].decoupled,
+        )  # fmt: skip
+        self._random_layers = any(
+            module.training and module.p > 0 for module in self.net.modules() if isinstance(module, RANDOM_LAYERS)
+        )
+
+    def _train_mode(self) -> None:
+        self.net.train()
+        for module in (*self._still_units, *self._still_norms):
+            module.eval()
+
+    def _make_optimizer(self) -> Optimizer:
+        """One group per stage, the head's own, and one per part of the net that the phase names."""
+        given, stages = self.recipe.optimizer, self.net.stage_names
+        groups: dict[tuple[str, float, float], list[str]] = {}
+        for name in self.weights:
+            unit = name.partition(".")[0]
+            lr, momentum = given.lr_head, given.momentum
+            if unit in stages and not covers(self.run.new, name):
+                lr *= given.inner_ratio * given.stage_decay ** (len(stages) - 1 - stages.index(unit))
+            special = next((p for p in self.phase.optimizer if covers((p,), name)), None)
+            if special is not None:
+                spec = self.phase.optimizer[special]
+                lr = given.lr_head if spec.lr is None else spec.lr
+                momentum = given.momentum if spec.momentum is None else spec.momentum
+            groups.setdefault((special or unit, lr, momentum), []).append(name)
+        return OPTIMIZERS[given.name](
+            self.weights, [Group(tuple(n), lr, momentum) for (_, lr, momentum), n in groups.items()],
+            grad_clip=given.grad_clip,
+        )  # fmt: skip
+
+    def _choose_prefix(self) -> None:
+        """Keep the activations of the frozen stages where they cannot change, and where it pays."""
+        units = [any(covers((s,), name) for name in self.weights) for s in self.net.stage_names]
+        self.depth = units.index(True) if True in units else len(units)
+        self.prefix: Prefix | None = None
+        self._trains_on_prefix = False
+        if self.depth == 0 or self._wants_input_gradient or self._needs_taps:
+            return
+        prefix = open_prefix(self.setting, self.depth, untouched=not self.run.touched(self.depth))
+        looks_back = any("teacher" in part.needs for part in self.run.parts)
+        trains = (
+            self.setting.task.fixed_views(self.recipe.data) and not looks_back
+            and self.n_steps * self.recipe.data.batch_size >= len(self.bench.train)
+        )  # fmt: skip
+        wanted = np.concatenate([self.bench.train, self.bench.val]) if trains else self.bench.val
+        self.net.eval()
+        if len(wanted) and prefix.fill(self.net, wanted):
+            self.prefix, self._trains_on_prefix = prefix, trains
+        self._train_mode()
+
+    # --- the loop
+
+    def train(self) -> Iterator[None]:
+        """Take the remaining steps; yields after each one at which the network should be evaluated."""
+        self._open_epoch()
+        rate = self.recipe.optimizer.warmup_frac
+        while self.step < self.n_steps:
+            self.run.ask()
+            if self.batch == self._n_batches:
+                self.epoch, self.batch = self.epoch + 1, 0
+                self._open_epoch()
+            size = self.recipe.data.batch_size
+            self._train_step(self._items[self.batch * size : (self.batch + 1) * size], rate)
+            self.batch += 1
+            self.step += 1
+            if self.step in self._evaluations or self.step == self.n_steps:
+                yield
+
+    def _train_step(self, items: Items, warmup_frac: float) -> None:
+        if self._random_layers:  # dropout draws from the global state: no other way in
+            torch.manual_seed(self.seed + self.step)
+        total = self._total(self._step(items))
+        total.backward()
+        factor = cosine(self.step, self.n_steps, warmup_frac)
+        self.optimizer.step(factor)
+        if self._after:
+            rates = self.optimizer.rates(factor)
+            with torch.no_grad():
+                for part, state in self._after:
+                    part.call("after_step", self.weights, self.run.start, rates, state)
+        if self.setting.device.type == "cpu" or self.step % CHECK_EVERY_ON_DEVICE == 0:
+            self.check()
+
+    def _step(self, items: Items) -> Step:
+        problem, data = self.setting.problem, self.recipe.data
+        if self._trains_on_prefix and self.prefix is not None:
+            inputs, depth = self.prefix.read(items), self.depth
+        else:
+            inputs, depth = problem.training_inputs(items, self.seed, self.epoch, data), 0
+        targets = problem.targets(items)
+        if data.mixup_alpha > 0:
+            share = float(np.random.default_rng((self.seed, self.step)).beta(data.mixup_alpha, data.mixup_alpha))
+            inputs, targets = self.setting.task.mix(inputs, targets, share, problem.n_classes)
+        if self._wants_input_gradient:
+            inputs.requires_grad_(True)
+        return Step(
+            inputs=inputs, targets=targets, weights=self.weights, progress=self.step / self.n_steps,
+            seed=(self.seed, self.step, 1), prepared=self.run.prepared,
+            student=View(lambda x: self._student(x, depth), inputs, attached=True),
+            source=lambda: View(self.run.look_source, inputs, attached=False),
+            teacher=lambda: View(self.run.look_teacher, inputs, attached=False),
+            task_loss=self._task_loss,
+        )  # fmt: skip
+
+    def _student(self, inputs: Tensor, depth: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        taps: Mapping[str, Tensor] = {}
+        with self.setting.autocast():
+            if self._needs_taps:
+                logits, taps = self.net.suffix_with_taps(inputs, depth)
+            else:
+                logits = self.net.suffix(inputs, depth)
+        return logits.float(), taps
+
+    def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self.setting.task.loss(logits, targets, label_smoothing=self.recipe.data.label_smoothing)
+        return loss
+
+    def _total(self, step: Step) -> Tensor:
+        """The loss of this step: a distillation's in place of the task's, and those of all other parts."""
+        found: list[tuple[str, Tensor]] = []
+        for part in self._distillations:
+            if self.phase.teacher != "none" and (weight := self._weight(part, step)) > 0:
+                found.append((part.name, weight * part.call("loss", step)))
+        if not found and (weight := self.phase.weight("task", step.progress)) > 0:
+            found.append(("task", step.task_loss if weight == 1 else weight * step.task_loss))
+        for part in self._losses:
+            if (weight := self._weight(part, step)) > 0:
+                loss = part.call("loss", step)
+                found.append((part.name, loss if weight == 1 else weight * loss))
+        for name, value in found:
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._n_summed += 1
+        return sum((value.to(self.setting.device) for _, value in found[1:]), start=found[0][1])
+
+    def _weight(self, part: BoundPart, step: Step) -> float:
+        return self.phase.weight(part.name, step.progress, part.slot) if self.phase.terms else 1.0
+
+    # --- epochs
+
+    def _open_epoch(self) -> None:
+        rng = np.random.default_rng((self.seed, self.epoch, 2))
+        if self._draw is None:
+            self._items = rng.permutation(self.bench.train)
+        else:
+            pools = Pools(self.bench.train, self.bench.train_labels, self.run.prepared)
+            outcome = self.run.outcomes[-1] if self.run.outcomes else None
+            self._items = self._draw.call("draw", pools, outcome, rng)
+        # What is left over at the end of an epoch is dropped: a batch of two spoils batch norm. It comes again.
+        self._n_batches = max(1, len(self._items) // self.recipe.data.batch_size)
+
+    def _when_to_evaluate(self) -> range:
+        """Steps after which to evaluate: ends of epochs, thinned out; within epochs where those are few."""
+        per_epoch = max(1, len(self.bench.train) // self.recipe.data.batch_size)
+        at_most = max(4, N_EVALUATIONS // self.setting.n_fits)
+        n_epochs = self.n_steps / per_epoch
+        interval = per_epoch * math.ceil(n_epochs / at_most) if n_epochs >= 4 else math.ceil(self.n_steps / 4)
+        return range(interval, self.n_steps + 1, interval)
+
+    # --- looking at it
+
+    def check(self) -> None:
+        """Diverged as soon as any term is not finite."""
+        for name, total in self._sums.items():
+            if not math.isfinite(total.item()):
+                raise Diverged(
+                    "diverged", f"the {name} loss is {total.item()} in epoch {self.epoch + 1} (step {self.step + 1} of "
+                    f"{self.n_steps}, fold {self.run.fold}); lower learning rates or clip the gradient",
+                    epoch=self.epoch + 1, term=name,
+                )  # fmt: skip
+
+    def means(self) -> dict[str, float]:
+        """Mean of every term since the last time this was asked."""
+        self.check()
+        found = {name: total.item() / max(1, self._n_summed) for name, total in self._sums.items()}
+        self._sums, self._n_summed = {}, 0
+        return found
+
+    def predict(self, items: Items) -> NDArray[np.float32]:
+        """Logits (N, C), in eval mode, averaged weights in place of the live ones where a part keeps an average."""
+        found = []
+        self.net.eval()
+        with self.averaged(), torch.inference_mode(), self.setting.autocast():
+            for at in range(0, len(items), 64):
+                chunk = items[at : at + 64]
+                if self.prefix is not None:
+                    logits = self.net.suffix(self.prefix.read(chunk), self.depth)
+                else:
+                    logits = self.net(self.setting.problem.evaluation_inputs(chunk))
+                found.append(logits.float())
+        self._train_mode()
+        predictions: NDArray[np.float32] = torch.cat(found).cpu().numpy()
+        if not np.isfinite(predictions).all():
+            raise Diverged(
+                "diverged", f"predictions on val are not finite after epoch {self.epoch + 1}", epoch=self.epoch + 1,
+                term="val",
+            )  # fmt: skip
+        return predictions
+
+    def averaged(self) -> Any:
+        """Inside, the network holds the averaged weights."""
+        average = next((s.averaged for s in self.states.values() if s.averaged), None)
+        return nullcontext() if average is None else _Swapped({**self.weights.tensors, **self.weights.buffers}, average)
+
+    # --- interruption
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "step": self.step, "epoch": self.epoch, "batch": self.batch,
+            "n_summed": self._n_summed, "n_bad": self.n_bad,
+            "part_steps": {key: state.n_steps for key, state in self.states.items()},
+        }  # fmt: skip
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"optimizer/{key}": tensor for key, tensor in self.optimizer.state.items()}
+        found |= {f"sum/{name}": total for name, total in self._sums.items()}
+        for key, state in self.states.items():
+            found |= {f"average/{key}/{name}": tensor for name, tensor in state.averaged.items()}
+            found |= {f"part/{key}/{name}": tensor for name, tensor in state.tensors.items()}
+        return found
+
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self.step, self.epoch, self.batch = facts["step"], facts["epoch"], facts["batch"]
+        self._n_summed, self.n_bad = facts["n_summed"], facts["n_bad"]
+        self._sums = {n: t.to(self.setting.device) for n, t in below(tensors, "sum").items()}
+        self.optimizer.restore(below(tensors, "optimizer"))
+        live = {**self.weights.tensors, **self.weights.buffers}
+        for key, state in self.states.items():
+            state.n_steps = facts["part_steps"][key]
+            average = below(tensors, f"average/{key}")
+            state.averaged = {name: torch.empty_like(live[name]).copy_(t) for name, t in average.items()}
+            state.tensors = {n: t.to(self.setting.device) for n, t in below(tensors, f"part/{key}").items()}
+
+
+class _Swapped:
+    """Exchanges the contents of live and averaged tensors, without copying, and back."""
+
+    def __init__(self, live: Mapping[str, Tensor], average: dict[str, Tensor]) -> None:
+        self._live, self._average = live, average
+
+    def _swap(self) -> None:
+        for name, average in self._average.items():
+            live = self._live[name]
+            live.data, self._average[name] = average, live.data
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose key begins with `prefix/`, without it."""
+    return {key[len(prefix) + 1 :]: t for key, t in tensors.items() if key.startswith(prefix + "/")}

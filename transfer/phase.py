@@ -1,0 +1,95 @@
+"""Phases: what a schedule yields and `fit` carries out, one optimizer, one learning-rate curve, one trainable set."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A weight that moves linearly from `begin` to `end` over its phase."""
+
+    begin: float
+    end: float
+
+    def at(self, progress: float) -> float:
+        return self.begin + (self.end - self.begin) * progress
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """What a named part of the net is trained with, where that differs from the recipe. `lr` is the peak rate."""
+
+    lr: float | None = None
+    momentum: float | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training. Freezing, the mode of batch norm and the cacheable prefix follow from `trainable`.
+
+    `terms` weighs the task loss ("task") and the losses of parts (by name or slot); empty: everything counts once,
+    otherwise what is not named counts nothing. `share` is the part of the fit's steps, None takes what is left.
+    `patience` ends the phase after so many evaluations without a lower log-loss on val.
+    """
+
+    trainable: tuple[str, ...]  # stages, "head", or any prefix of a weight's name
+    begin: Literal["start", "previous", "best"] = "previous"
+    terms: Mapping[str, float | Curve] = field(default_factory=dict)
+    teacher: Literal["none", "given", "previous"] = "given"
+    optimizer: Mapping[str, OptimizerSpec] = field(default_factory=dict)
+    share: float | None = None
+    patience: int | None = None
+    solve: Literal["gradient", "closed_form"] = "gradient"
+    keep: Literal["last", "best"] = "best"
+
+    def weight(self, term: str, progress: float, *aliases: str) -> float:
+        """How much a term counts at `progress` in [0, 1] of this phase."""
+        if not self.terms:
+            return 1.0
+        found = next((self.terms[name] for name in (term, *aliases) if name in self.terms), 0.0)
+        return found.at(progress) if isinstance(found, Curve) else float(found)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a phase ended: sent back into the generator of phases, recorded, and replayed on resume."""
+
+    phase: int
+    steps: int
+    value: float | None = None  # objective on val; None in the closing fit, which has no val
+    log_loss: float | None = None
+    choice: int | None = None  # which strength a closed form took
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a schedule may know before it plans."""
+
+    stages: tuple[str, ...]  # of the backbone, input side first
+    new: tuple[str, ...]  # stages whose weights were re-initialised or added; the head is always new
+    steps: int
+    n_train: int
+
+    @property
+    def everything(self) -> tuple[str, ...]:
+        return (*self.stages, "head", *(n for n in self.new if n not in self.stages))
+
+
+class Rebuilt(NamedTuple):
+    """What `rebuild` returns: the changed network, prefixes of weights that have no start any more, and prefixes of
+    weights that exist for training alone and are left out of the checkpoint."""
+
+    net: nn.Module
+    new: tuple[str, ...] = ()
+    train_only: tuple[str, ...] = ()
+
+
+def covers(prefixes: tuple[str, ...], name: str) -> bool:
+    """Whether the weight `name` lies in one of the named parts of a network."""
+    return any(name == p or name.startswith(p + ".") for p in prefixes)

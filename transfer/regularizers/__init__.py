@@ -1,0 +1,1 @@
+"""Parts that penalise the weights."""

@@ -1,0 +1,1 @@
+"""Parts that choose which items an epoch shows."""

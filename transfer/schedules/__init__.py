@@ -1,0 +1,1 @@
+"""Parts that plan the phases of training."""

@@ -1,0 +1,186 @@
+"""The setting of a trial: what its order resolves to on this machine, the same for all of its folds."""
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from domain.lot import LotOrder, TrialOrder
+from domain.recipe import Recipe
+from intake.packs import Pack, open_pack
+from models.build import build, member
+from models.facts import preprocessing_of
+from models.network import Network, new_head
+from models.weights import Start, load_start
+from transfer.parts import BoundPart, bind_all
+from transfer.views import Items
+from transfer.warm import Shelf, file_key
+
+TRAIN, VAL, TEST = 0, 1, 2
+
+PACKS: Shelf[Pack] = Shelf(8)
+PROBLEMS: Shelf[Any] = Shelf(4)
+STARTS: Shelf[Start] = Shelf(4)
+NETWORKS: Shelf[Network] = Shelf(4)  # at rest, borrowed and given back
+ONLOOKERS: Shelf[Network] = Shelf(2)  # sources and teachers: only ever looked at
+
+
+class Setting:
+    """One trial on this machine."""
+
+    def __init__(self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str]) -> None:
+        self.order = order
+        self.trial = trial
+        self.recipe: Recipe = trial.recipe
+        self.stopped: Callable[[], str] = lambda: stopped(trial.trial_id)
+        self.device = torch.device(order.device)
+        self.task: Any = importlib.import_module(f"transfer.tasks.{self.recipe.task}")
+        self.parts: list[BoundPart] = bind_all(self.recipe)
+        self.n_classes = len(order.classes)
+        # Layout pays for convolutions (1.6 times on depthwise ones), not for token networks.
+        self.channels_last = _is_convolutional(self.recipe.backbone)
+        self.preprocessing = preprocessing_of(member(self.recipe.backbone))
+        pack_key = file_key(Path(trial.pack) / "pack.json")
+        self.pack = PACKS.get(pack_key, lambda: open_pack(Path(trial.pack)))
+        self.pack_key = (pack_key, self.preprocessing, str(self.device), self.channels_last)
+        self.problem: Any = PROBLEMS.get(
+            (self.recipe.task, self.pack_key),
+            lambda: self.task.Problem(
+                self.pack, self.preprocessing, device=self.device, channels_last=self.channels_last
+            ),
+        )
+        weights = trial.source.weights
+        self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
+
+    @property
+    def scratch(self) -> bool:
+        return self.trial.source.weights is None
+
+    @property
+    def n_fits(self) -> int:
+        """Fits of the whole trial: the folds and the closing one, or one alone."""
+        return 1 if self.order.n_folds == 1 else self.order.n_folds + 1
+
+    def items(self, fold: int) -> tuple[Items, Items]:
+        """What a fit trains on and is ranked on; the closing fit (fold = n_folds) is ranked on nothing."""
+        split = np.asarray(self.pack.split)
+        if self.order.n_folds == 1:
+            return np.flatnonzero(split == TRAIN), np.flatnonzero(split == VAL)
+        both = np.flatnonzero(split != TEST)
+        groups = np.asarray(self.pack.fold)[both] % self.order.n_folds
+        return both[groups != fold], both[groups == fold]
+
+    def seed(self, *place: int) -> int:
+        """A seed for one place of the trial; places that differ have unrelated seeds."""
+        return int(np.random.SeedSequence([self.recipe.seed, *place]).generate_state(1, np.uint64)[0])
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.order.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    # --- networks
+
+    @property
+    def _network_key(self) -> tuple[object, ...]:
+        return (self.recipe.backbone, self.n_classes, self.recipe.head.kind, str(self.device))
+
+    def borrow(self, seed: int) -> tuple[Network, Start]:
+        """A network at the trial's start with a fresh head, and that start: clones nobody writes to."""
+        kind = self.recipe.head.kind
+        if self.scratch:
+            fresh = build(self.recipe.backbone, n_classes=self.n_classes, head=kind, seed=seed)
+            return self.place(fresh), Start({}, {}, None)
+        net = NETWORKS.take(self._network_key)
+        if net is None:
+            net = self.place(build(self.recipe.backbone, n_classes=self.n_classes, head=kind, seed=seed))
+        start = STARTS.get(self.start_key, lambda: self._read_start(net))
+        for weight in net.parameters():
+            weight.requires_grad_(True)
+        state = net.state_dict()
+        for name, tensor in {**start.weights, **start.buffers}.items():
+            state[name].copy_(tensor)
+        for name, tensor in state.items():
+            if name.endswith("num_batches_tracked") and name not in start.buffers:
+                tensor.zero_()
+        for name, tensor in new_head(net.feature_dim, self.n_classes, kind, seed=seed).state_dict().items():
+            state[f"head.{name}"].copy_(tensor)
+        return net, start
+
+    def give_back(self, net: Network) -> None:
+        """The network is at rest; its weights mean nothing any more."""
+        if not self.scratch and not any(part.says("rebuild") for part in self.parts):
+            NETWORKS.put(self._network_key, net)
+
+    def _read_start(self, net: Network) -> Start:
+        start = load_start(net, Path(str(self.trial.source.weights)))
+        own = net.state_dict()
+
+        def like(name: str, tensor: Tensor) -> Tensor:  # in the memory layout of the network's own
+            return torch.empty_like(own[name]).copy_(tensor)
+
+        return Start(
+            weights={n: like(n, t) for n, t in start.weights.items()},
+            buffers={n: like(n, t) for n, t in start.buffers.items()},
+            head=start.head,
+        )
+
+    def place(self, net: Network) -> Network:
+        """The network on the device, in the memory layout that suits it."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return net.to(device=self.device).to(memory_format=layout)
+
+    @cached_property
+    def source(self) -> Network:
+        """The source as loaded, its own head on top where it has one."""
+
+        def make() -> Network:
+            source = self.trial.source
+            net = build(self.recipe.backbone, n_classes=max(1, source.n_classes), seed=0)
+            start = load_start(net, Path(str(source.weights)))
+            if start.head is not None and set(start.head) == set(net.head.state_dict()):
+                net.head.load_state_dict(start.head)
+            return onlooker(self.place(net))
+
+        return ONLOOKERS.get(("source", self.start_key, self.trial.source.n_classes), make)
+
+    @cached_property
+    def teacher(self) -> Network:
+        """The job's teacher, its head included."""
+        files = self.trial.teacher
+        if files is None:
+            raise ValueError("the recipe wants a teacher and the order has none")
+
+        def make() -> Network:
+            net = build(files.backbone, n_classes=self.n_classes, head=files.head, seed=0)  # type: ignore[arg-type]
+            load_start(net, Path(files.weights), with_head=True)
+            return onlooker(self.place(net))
+
+        key = ("teacher", file_key(files.weights), files.backbone, files.head, self.n_classes, str(self.device))
+        return ONLOOKERS.get(key, make)
+
+
+def onlooker(net: Network) -> Network:
+    """For good in eval mode and without gradients: no module holds it, so no `train()` reaches it."""
+    for weight in net.parameters():
+        weight.requires_grad_(False)
+    return net.eval()
+
+
+def _is_convolutional(backbone: str) -> bool:
+    entry = member(backbone)
+    if backbone not in _CONVOLUTIONAL:
+        with torch.device("meta"):
+            stages = entry.anatomy().stages.values()
+        n_convs = sum(isinstance(m, nn.Conv2d) for stage in stages for m in stage.modules())
+        _CONVOLUTIONAL[backbone] = n_convs > 1
+    return _CONVOLUTIONAL[backbone]
+
+
+_CONVOLUTIONAL: dict[str, bool] = {}

@@ -1,0 +1,1 @@
+"""The learning problems, one file each."""

@@ -1,0 +1,201 @@
+"""`advance`: the whole orchestration of a job. Reads the rows and does the next legal thing.
+
+Level-triggered and idempotent: it may run at any time, in any worker, any number of times at once. It runs after a
+submit, after every lot, and from the sweep. It never touches a network, and asks the searcher outside any transaction;
+the loser of a race inserts nothing.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from domain.catalogue import catalogue
+from domain.default_space import anchors
+from domain.errors import GraftError
+from domain.job import JobSpec
+from domain.recipe import refusals
+from domain.states import JobState, LotState, TrialState
+from search.study import Search, derive_seed
+from store.blob_rows import drop_ref
+from store.clock import now
+from store.moves import become
+from store.session import after_commit
+from store.tables import JobRow, TrialRow
+from store.trials import NewTrial, best_trials, insert_lot, lots_of, set_trial_facts, trials_of, trials_of_lot
+from store.workers import live_workers
+from worker.context import Context
+from worker.searches import SEARCHES, read_history
+
+MAX_TRIES = 20  # proposals for one number before an illegal combination counts as the space's fault
+SAME_FAILURES = 3  # first trials that all fail alike end the job
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the rows ask for."""
+
+    spec: JobSpec
+    first: int  # next free trial number
+    n_new: int  # lots to insert now
+
+
+def advance(context: Context, job_id: str) -> None:
+    with context.transaction() as session:
+        # Lots first, job second: the order in which everybody locks.
+        job = session.get(JobRow, job_id, populate_existing=True)
+        if job is None:
+            return
+        plan = _settle(context, session, job)
+    for number in range(plan.first, plan.first + plan.n_new) if plan else ():
+        assert plan is not None
+        if not _insert(context, job_id, plan, number):
+            return
+
+
+def elapsed_s(session: Session, job: JobRow) -> float:
+    """Wall time of the search so far by the database's clock, pauses left out."""
+    if job.started_at is None:
+        return 0.0
+    at = float(session.scalar(select(now())) or 0.0)
+    paused = job.paused_s + (at - job.paused_at if job.paused_at is not None else 0.0)
+    return max(0.0, at - job.started_at - paused)
+
+
+def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
+    state = JobState(job.state)
+    if state in (JobState.WAITING, JobState.PROBING):
+        if job.lease_until is None:
+            after_commit(session, partial(context.doorbell.wake, "probe_job", job.id))
+        return None
+    if state.finished or state == JobState.FINISHING:
+        _cancel_waiting(session, job.id)
+        if state == JobState.FINISHING and not lots_of(session, job.id, [LotState.RUNNING]):
+            after_commit(session, partial(context.doorbell.wake, "finish_job", job.id))
+        return None
+    if state != JobState.RUNNING:
+        return None
+    spec = JobSpec.model_validate(job.spec)
+    trials = trials_of(session, job.id)
+    _drop_checkpoints(context, session, job, spec)
+    over = _why_over(session, job, spec, trials)
+    if over is not None:
+        _end(context, session, job, trials, over)
+        return None
+    open_lots = lots_of(session, job.id, [LotState.WAITING, LotState.RUNNING])
+    for lot in open_lots:
+        if lot.state == LotState.WAITING:
+            after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
+    n_parallel = spec.parallel or max(1, len(live_workers(session, "trials", 3 * context.settings.heartbeat_s)))
+    left = n_parallel - len(open_lots)
+    if spec.budget.trials is not None:
+        left = min(left, spec.budget.trials - len(trials))
+    return Plan(spec, first=max((t.number for t in trials), default=-1) + 1, n_new=max(0, left))
+
+
+def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialRow]) -> str | None:
+    """budget or failures, if the search has come to its end."""
+    if spec.budget.wall_s is not None and elapsed_s(session, job) >= spec.budget.wall_s:
+        return "budget"
+    finished = [t for t in trials if TrialState(t.state).finished]
+    failed = [(t.error or {}).get("code") for t in finished if t.state == TrialState.FAILED]
+    if len(failed) >= SAME_FAILURES and len(failed) == len(finished) and len(set(failed)) == 1:
+        return "failures"
+    done = spec.budget.trials is not None and len(finished) >= spec.budget.trials
+    return "budget" if done else None
+
+
+def _end(context: Context, session: Session, job: JobRow, trials: list[TrialRow], over: str) -> None:
+    """No more trials: wait for those that run (they are told to stop), then finish with the best, if there is one."""
+    _cancel_waiting(session, job.id)
+    if lots_of(session, job.id, [LotState.RUNNING]):
+        return
+    if any(t.state == TrialState.COMPLETE for t in trials):
+        become(session, job, JobState.FINISHING, stopped_by=over, attempt=0, not_before=0.0)
+        after_commit(session, partial(context.doorbell.wake, "finish_job", job.id))
+        return
+    errors = [t.error for t in trials if t.error]
+    if errors:
+        last = errors[-1]
+        detail = f"no trial was completed; the last one: {last['detail']}"
+        error = {"code": "every_trial_failed", "detail": detail, "cause": last["code"]}
+    else:
+        error = {"code": "budget_too_small", "detail": "the budget ended before the first trial was completed"}
+    become(session, job, JobState.FAILED, stopped_by=over, error=error)
+
+
+def _cancel_waiting(session: Session, job_id: str) -> None:
+    for lot in lots_of(session, job_id, [LotState.WAITING]):
+        for trial in trials_of_lot(session, lot.id):
+            if not TrialState(trial.state).finished:
+                become(session, trial, TrialState.CANCELLED)
+        become(session, lot, LotState.DONE)
+
+
+def _drop_checkpoints(context: Context, session: Session, job: JobRow, spec: JobSpec) -> None:
+    """Keep the weights of the anchors and the best few; free those of every other trial that has ended."""
+    kept = {t.id for t in best_trials(session, job.id, direction=spec.objective.direction, limit=spec.keep_top)}
+    for trial in trials_of(session, job.id, [s for s in TrialState if s.finished]):
+        columns = ["resume_blob"]
+        if trial.anchor is None and trial.id not in kept:
+            columns += ["checkpoint_blob", "predictions_blob"]
+        gone = {c: key for c in columns if (key := getattr(trial, c)) is not None}
+        for key in gone.values():
+            for dead in drop_ref(session, key, trial.id):
+                after_commit(session, partial(context.blobs.delete, dead))
+        if gone:
+            set_trial_facts(session, trial, **dict.fromkeys(gone))
+
+
+def _insert(context: Context, job_id: str, plan: Plan, number: int) -> bool:
+    """Insert trial `number` as a lot of its own; False if another process was faster."""
+    fixed = anchors(plan.spec) if plan.spec.anchors else []
+    with SEARCHES.of(job_id, plan.spec) as search:
+        if number < len(fixed):
+            name, values = fixed[number]
+            new = NewTrial(
+                number,
+                values,
+                plan.spec.recipe(values, seed=_seed(plan.spec, number)).model_dump(mode="json"),
+                anchor=name,
+            )
+        else:
+            with context.reading() as session:
+                history = read_history(session, job_id, search)
+            search.learn(history)
+            try:
+                new = _propose(search, plan.spec, number)
+            except GraftError as error:
+                _fail(context, job_id, error)
+                return False
+        with context.transaction() as session:
+            lot = insert_lot(session, job_id, [new])
+            if lot is not None:
+                after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
+        if lot is None:
+            search.forget(number)
+    return lot is not None
+
+
+def _propose(search: Search, spec: JobSpec, number: int) -> NewTrial:
+    reasons: list[str] = []
+    for again in range(MAX_TRIES):
+        proposal = search.ask(number, again=again)
+        recipe = spec.recipe(proposal.values, seed=_seed(spec, number))
+        refused = refusals(recipe, spec.provided_by(recipe.source), catalogue())
+        if not refused:
+            return NewTrial(number, proposal.values, recipe.model_dump(mode="json"), attrs=proposal.attrs)
+        search.forget(number)
+        reasons = [r.detail for r in refused]
+    raise GraftError("no_legal_recipe", f"{MAX_TRIES} proposals in a row were refused; the last: {'; '.join(reasons)}")
+
+
+def _seed(spec: JobSpec, number: int) -> int:
+    return derive_seed(spec.seed, number) >> 1  # fits a signed 32-bit integer
+
+
+def _fail(context: Context, job_id: str, error: GraftError) -> None:
+    with context.transaction() as session:
+        job = session.get_one(JobRow, job_id)
+        become(session, job, JobState.FAILED, error={"code": error.code, "detail": error.detail})

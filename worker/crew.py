@@ -1,0 +1,144 @@
+"""The warm trial process of a worker: torch imported, device up, caches filled; replaced when it dies.
+
+A crash, an out-of-memory kill or a cancel ends the child alone, and its GPU memory goes with it. The child inherits no
+credentials: its environment holds only what torch needs.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Literal
+
+from store.settings import Settings
+from worker.wire import Done, FromChild, Hello, Message, Wish, Wishes, receive_news, send
+
+_PASSED_ON = {
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "HTTPS_PROXY",
+    "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE",
+}  # fmt: skip
+_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "PYTORCH_")
+
+
+class ChildDied(Exception):
+    """The trial process ended while it had an order; `reason` says how."""
+
+    def __init__(self, reason: str, *, killed: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.killed = killed  # by a signal that nobody here sent, such as the kernel's out-of-memory killer
+
+
+class Crew:
+    """At most one trial process, started when first needed. One order at a time; wishes may come from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._sending = threading.Lock()
+        self.facts: dict[str, str | int | float | bool] = {}
+
+    def start(self) -> dict[str, str | int | float | bool]:
+        """Start the process if there is none, and return what it found on this machine."""
+        if self._process is not None and self._process.poll() is None:
+            return self.facts
+        self.stop()
+        ours, theirs = socket.socketpair()
+        settings = self._settings
+        command = [
+            sys.executable, "-m", "worker.trial_process", str(theirs.fileno()),
+            "--device", settings.device, "--precision", settings.precision, "--threads", str(settings.n_threads),
+        ]  # fmt: skip
+        if settings.weights_dir is not None:
+            command += ["--weights-dir", str(settings.weights_dir)]
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=_clean_environment(), stdin=subprocess.DEVNULL
+            )
+        self._connection = Connection(ours.detach())
+        hello = self._receive()
+        assert isinstance(hello, Hello)
+        self.facts = hello.facts
+        return self.facts
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def order(self, message: Message) -> None:
+        """Hand an order to the warm process. `news` tells what comes of it."""
+        self.start()
+        self._send(message)
+
+    def news(self, timeout_s: float) -> Iterator[FromChild | None]:
+        """Messages until the order is done; None whenever nothing came for `timeout_s`. Raises ChildDied."""
+        while True:
+            connection = self._connection
+            if connection is None:
+                raise ChildDied("the trial process was stopped", killed=False)
+            try:
+                ready = connection.poll(timeout_s)
+            except OSError:
+                ready = True  # let the read say what happened
+            if not ready:
+                yield None
+                continue
+            message = self._receive()
+            yield message
+            if isinstance(message, Done) or message.kind == "refused":
+                return
+
+    def wish(self, trial_id: str, wish: Wish) -> None:
+        try:
+            self._send(Wishes(trial_id=trial_id, wish=wish))
+        except ChildDied:
+            return  # `news` will tell
+
+    def stop(self) -> None:
+        """End the process, its GPU memory with it."""
+        process, self._process = self._process, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        if process is not None and process.poll() is None:
+            process.kill()
+        if process is not None:
+            process.wait()
+
+    def _send(self, message: Message) -> None:
+        with self._sending:
+            try:
+                if self._connection is None:
+                    raise ChildDied("the trial process was stopped", killed=False)
+                send(self._connection, message)
+            except OSError:
+                raise self._died() from None
+
+    def _receive(self) -> FromChild:
+        assert self._connection is not None
+        try:
+            return receive_news(self._connection)
+        except (EOFError, OSError):
+            raise self._died() from None
+
+    def _died(self) -> ChildDied:
+        process = self._process
+        code = process.wait() if process is not None else None
+        self.stop()
+        if code is not None and code < 0:
+            return ChildDied(f"the trial process was ended by {signal.Signals(-code).name}", killed=True)
+        return ChildDied(f"the trial process exited with status {code}", killed=False)
+
+
+def _clean_environment() -> dict[str, str]:
+    """The parent's environment without a single GRAFT_, database or cloud variable."""
+    return {k: v for k, v in os.environ.items() if k in _PASSED_ON or k.startswith(_PREFIXES)}
+
+
+def precision_of(facts: dict[str, str | int | float | bool]) -> Literal["float32", "bfloat16"]:
+    return "bfloat16" if facts["precision"] == "bfloat16" else "float32"

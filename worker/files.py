@@ -1,0 +1,98 @@
+"""Local files for an order: items, packs and weights, fetched or built once per machine and kept in the cache."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from domain.catalogue import catalogue
+from domain.errors import GraftError, Invalid
+from domain.job import JobSpec, Teacher
+from domain.lot import SourceFiles, TeacherFiles
+from intake.preprocess.classification import scaled
+from store.cache import fetch_blob, once
+from worker.context import Context
+
+log = logging.getLogger(__name__)
+
+SANDBOX_MEMORY_BYTES = 8 << 30
+SANDBOX_CPU_S = 4 * 3600
+SANDBOX_FILE_BYTES = 64 << 30
+
+
+def sandboxed(arguments: list[str]) -> dict[str, object]:
+    """Run `python -m intake …` in a child with memory, CPU and file limits and no credentials; its one line of JSON."""
+    limits = [
+        "--max-memory-bytes", str(SANDBOX_MEMORY_BYTES), "--max-cpu-s", str(SANDBOX_CPU_S),
+        "--max-file-bytes", str(SANDBOX_FILE_BYTES),
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # the buffers of idle threads count against the memory limit
+    done = subprocess.run(
+        [sys.executable, "-m", "intake", *limits, *arguments],
+        env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    lines = done.stdout.strip().splitlines()
+    if not lines:
+        tail = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        raise Invalid("intake_crashed", f"reading the data ended with status {done.returncode}: {tail[0][:300]}")
+    answer = json.loads(lines[-1])
+    if "error" in answer:
+        error = answer["error"]
+        raise Invalid(error["code"], error["detail"], **error.get("facts", {}))
+    body: dict[str, object] = answer["ok"]
+    return body
+
+
+def pack_folder(context: Context, content_hash: str, items_blob: str, backbone: str, resolution: int) -> Path:
+    """The packed dataset as `backbone` wants its pixels at `resolution`; built on the first call on this machine."""
+    spec = catalogue().backbone(backbone).preprocessing
+    canvas, crop = scaled(spec.resize, spec.crop, resolution)
+    # The workspace is part of the blob's key: packs of two workspaces never meet.
+    workspace = items_blob.split("/", 1)[0]
+    name = f"{content_hash[:32]}-{canvas}-{crop}-{spec.interpolation}"
+    folder = context.cache / workspace / "packs" / name
+
+    def build(partial: Path) -> None:
+        items = fetch_blob(context.blobs, items_blob, context.cache / workspace / "items")
+        sandboxed([
+            "pack", str(items), str(partial / "pack"),
+            "--resize", str(canvas), "--crop", str(crop), "--interpolation", spec.interpolation,
+        ])  # fmt: skip
+
+    return once(folder, build) / "pack"
+
+
+def source_files(context: Context, spec: JobSpec, ref: str) -> SourceFiles:
+    source = spec.source(ref)
+    if source.kind == "scratch":
+        return SourceFiles(weights=None)
+    if source.kind == "torchvision":
+        weights = catalogue().backbone(source.backbone).weights
+        # The trial process looks in the weights folder and, where that is allowed, asks torchvision.
+        return SourceFiles(weights=ref, n_classes=weights[0].n_classes if weights else 0)
+    assert source.blob is not None
+    path = fetch_blob(context.blobs, source.blob, context.cache / source.blob.split("/", 1)[0] / "weights")
+    return SourceFiles(weights=str(path), n_classes=len(source.classes))
+
+
+def teacher_files(context: Context, teacher: Teacher | None) -> TeacherFiles | None:
+    if teacher is None:
+        return None
+    path = fetch_blob(context.blobs, teacher.blob, context.cache / teacher.blob.split("/", 1)[0] / "weights")
+    return TeacherFiles(weights=str(path), backbone=teacher.backbone, head=teacher.head, resolution=teacher.resolution)
+
+
+def fetch_folder(context: Context, key: str, folder: Path) -> str | None:
+    """Unpack a resume point that this installation has written; None if it is gone or damaged (start over then)."""
+    try:
+        archive = fetch_blob(context.blobs, key, folder.parent)
+        with zipfile.ZipFile(archive) as bundle:
+            bundle.extractall(folder)
+    except (GraftError, zipfile.BadZipFile, OSError) as error:
+        log.warning("resume point %s cannot be used: %s", key, error)
+        return None
+    return str(folder)

@@ -1,0 +1,344 @@
+"""`run_lot`: claims a lot, has the warm trial process train it, and writes down what comes of it."""
+
+import logging
+import shutil
+import time
+import zipfile
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from domain.errors import GraftError, LeaseLost, Unavailable
+from domain.job import JobSpec
+from domain.lot import LotOrder, TrialOrder
+from domain.recipe import Recipe
+from domain.states import JobState, LotState, TrialState
+from domain.trial import Report, TrialOutcome
+from store.blob_rows import add_blob, drop_ref
+from store.clock import now
+from store.leases import claim, hold
+from store.moves import become
+from store.session import after_commit
+from store.tables import DatasetRow, JobRow, LotRow, TrialRow
+from store.trials import best_trials, note_best, record_reports, set_trial_facts, trials_of_lot
+from worker.advance import advance, elapsed_s
+from worker.context import Context
+from worker.crew import ChildDied, precision_of
+from worker.files import fetch_folder, pack_folder, source_files, teacher_files
+from worker.lease import Lease
+from worker.searches import SEARCHES, read_history
+from worker.wire import Ended, FirstStep, FromChild, Refused, Reported, Resumable, RunLot, Wish
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0  # at most one transaction of reports, and one look at the job's state, per second
+RESUME_EVERY_S = 60.0
+BACK_OFF_S = 2.0  # before a crashed lot is tried again, times the attempts so far
+
+
+@dataclass
+class Claimed:
+    """A lot as claimed: everything about it that does not change while it runs."""
+
+    lot_id: str
+    workspace_id: str
+    job_id: str
+    fence: int
+    attempt: int
+    spec: JobSpec
+    content_hash: str
+    items_blob: str
+    classes: tuple[str, ...]
+    trials: list[TrialRow]
+
+
+@dataclass
+class Progress:
+    """What has come from the trial process and is not written yet, and what it was told."""
+
+    reports: list[Report] = field(default_factory=list)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    wishes: dict[str, tuple[Wish, str]] = field(default_factory=dict)  # trial -> (wish, why)
+    looked_at: float = 0.0
+
+
+def run_lot(context: Context, lot_id: str) -> None:
+    claimed = _claim(context, lot_id)
+    if claimed is None:
+        _report_stray(context, lot_id)
+        return
+    scratch = context.cache / "scratch" / f"{lot_id}-{claimed.fence}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        with Lease(context, LotRow, lot_id, claimed.fence) as lease:
+            _train(context, claimed, lease, scratch)
+    except LeaseLost as lost:
+        log.warning("%s: stopping work that is no longer ours", lost.detail)
+        context.crew.stop()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    advance(context, claimed.job_id)
+
+
+def _report_stray(context: Context, lot_id: str) -> None:
+    """A lot that waits while its job has ended was not told so: the job's own handler cancels it."""
+    with context.reading() as session:
+        lot = session.get(LotRow, lot_id)
+        job = session.get(JobRow, lot.job_id) if lot is not None and lot.state == LotState.WAITING else None
+    if job is not None and job.state not in (JobState.RUNNING, JobState.PAUSED):
+        advance(context, job.id)
+
+
+def _claim(context: Context, lot_id: str) -> Claimed | None:
+    settings = context.settings
+    with context.transaction() as session:
+        lot = session.get(LotRow, lot_id)
+        job = session.get(JobRow, lot.job_id) if lot is not None else None
+        if lot is None or job is None or job.state != JobState.RUNNING:
+            return None
+        fence = claim(
+            session, LotRow, lot_id, state_from=LotState.WAITING, state_to=LotState.RUNNING,
+            owner=context.worker_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts,
+        )  # fmt: skip
+        if fence is None:
+            return None
+        session.refresh(lot)
+        trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished]
+        for trial in trials:
+            if trial.state == TrialState.PAUSED:
+                become(session, trial, TrialState.WAITING)
+            become(session, trial, TrialState.RUNNING)
+        dataset = session.get_one(DatasetRow, job.dataset_id)
+        return Claimed(
+            lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
+            spec=JobSpec.model_validate(job.spec), content_hash=str(dataset.content_hash),
+            items_blob=str(dataset.items_blob), classes=tuple((dataset.summary or {})["classes"]), trials=trials,
+        )  # fmt: skip
+
+
+def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> None:
+    try:
+        order = lot_order(context, claimed, scratch)
+        context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S))
+        progress = Progress(looked_at=time.monotonic())
+        for message in context.crew.news(timeout_s=0.2):
+            lease.check()
+            _take(context, claimed, progress, message)
+            if time.monotonic() - progress.looked_at >= LOOK_EVERY_S:
+                _write_reports(context, claimed, progress)
+                _look(context, claimed, progress)
+    except ChildDied as died:
+        code = "out_of_memory" if died.killed else "crashed"
+        _give_back(context, claimed, code, died.reason)
+    except Unavailable as error:
+        _give_back(context, claimed, error.code, error.detail)
+    except LeaseLost:
+        raise
+    except GraftError as error:
+        _fail(context, claimed, error.code, error.detail)
+    else:
+        _close(context, claimed)
+
+
+def _take(context: Context, claimed: Claimed, progress: Progress, message: FromChild | None) -> None:
+    if isinstance(message, Reported):
+        progress.reports.append(message.report)
+        if message.report.value is not None:
+            curve = progress.curves.setdefault(message.report.trial_id, [])
+            curve.append((message.report.share, message.report.value))
+    elif isinstance(message, FirstStep):
+        with context.transaction() as session:
+            hold(session, LotRow, claimed.lot_id, claimed.fence)
+            trial = session.get_one(TrialRow, message.trial_id)
+            set_trial_facts(session, trial, attrs={**trial.attrs, "first_step_at": message.at})
+    elif isinstance(message, Resumable):
+        _write_reports(context, claimed, progress)
+        _keep_resume_point(context, claimed, message)
+    elif isinstance(message, Ended):
+        _write_reports(context, claimed, progress)
+        _end_trial(context, claimed, progress, message.outcome)
+    elif isinstance(message, Refused):
+        raise GraftError(message.code, message.detail)
+
+
+def _write_reports(context: Context, claimed: Claimed, progress: Progress) -> None:
+    if not progress.reports:
+        return
+    try:
+        with context.transaction() as session:
+            record_reports(session, claimed.lot_id, claimed.fence, progress.reports)
+    except Unavailable as error:
+        log.warning("reports of %s wait: %s", claimed.lot_id, error)  # training goes on until the lease is lost
+        return
+    progress.reports.clear()
+
+
+def _look(context: Context, claimed: Claimed, progress: Progress) -> None:
+    """Look at the job and the curves, and tell the trial process what is wanted now."""
+    progress.looked_at = time.monotonic()
+    try:
+        with context.reading() as session:
+            wish, why = _job_wish(context, session, claimed)
+    except Unavailable:
+        return
+    for trial in claimed.trials:
+        told = progress.wishes.get(trial.id, ("go", ""))
+        if told[0] != "go":
+            continue
+        wanted = wish, why
+        if wish == "go" and trial.anchor is None and _should_prune(context, claimed, progress, trial):
+            wanted = "stop", "pruned"
+        if wanted[0] != "go":
+            progress.wishes[trial.id] = wanted
+            context.crew.wish(trial.id, wanted[0])
+
+
+def _job_wish(context: Context, session: Session, claimed: Claimed) -> tuple[Wish, str]:
+    job = session.get_one(JobRow, claimed.job_id)
+    if job.state == JobState.PAUSED:
+        return "pause", "job paused"
+    if job.state != JobState.RUNNING:
+        return "cancel", "job cancelled"
+    if context.stopping.is_set():
+        return "pause", "worker stopping"
+    wall_s = JobSpec.model_validate(job.spec).budget.wall_s  # of the row: a budget may have been extended
+    if wall_s is not None and elapsed_s(session, job) >= wall_s:
+        return "stop", "out of time"
+    return "go", ""
+
+
+def _should_prune(context: Context, claimed: Claimed, progress: Progress, trial: TrialRow) -> bool:
+    curve = progress.curves.get(trial.id)
+    if not curve:
+        return False
+    with SEARCHES.of(claimed.job_id, claimed.spec) as search:
+        with context.reading() as session:
+            history = read_history(session, claimed.job_id, search)
+        search.learn(history)
+        return search.should_prune(trial.number, curve)
+
+
+def _keep_resume_point(context: Context, claimed: Claimed, message: Resumable) -> None:
+    """Valid only once the fenced row commits; the one before goes with it."""
+    folder = Path(message.folder)
+    key = f"{claimed.workspace_id}/trials/{message.trial_id}/{claimed.fence}/{folder.name}.zip"
+    archive = folder.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as bundle:  # stored: weights do not compress
+        for file in sorted(folder.iterdir()):
+            bundle.write(file, file.name)
+    info = context.blobs.put(key, archive)
+    archive.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    with context.transaction() as session:
+        hold(session, LotRow, claimed.lot_id, claimed.fence)
+        trial = session.get_one(TrialRow, message.trial_id)
+        before = trial.resume_blob
+        add_blob(session, claimed.workspace_id, key, info, trial.id)
+        set_trial_facts(session, trial, resume_blob=key)
+        if before is not None and before != key:
+            for dead in drop_ref(session, before, trial.id):
+                after_commit(session, partial(context.blobs.delete, dead))
+
+
+def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: TrialOutcome) -> None:
+    _, why = progress.wishes.get(outcome.trial_id, ("go", ""))
+    state = TrialState(outcome.state)
+    blobs: dict[str, str] = {}
+    stored = []
+    if state == TrialState.COMPLETE:
+        for column, name in (("checkpoint_blob", "weights"), ("predictions_blob", "predictions")):
+            if name in outcome.files:
+                path = Path(outcome.files[name])
+                key = f"{claimed.workspace_id}/trials/{outcome.trial_id}/{claimed.fence}/{path.name}"
+                stored.append((key, context.blobs.put(key, path)))
+                blobs[column] = key
+    elif state == TrialState.PRUNED and (why != "pruned" or outcome.value is None):
+        state = TrialState.CANCELLED  # stopped by the budget, the user or a failing lease, not for what it showed
+    with context.transaction() as session:
+        hold(session, LotRow, claimed.lot_id, claimed.fence)
+        trial = session.get_one(TrialRow, outcome.trial_id)
+        for key, info in stored:
+            add_blob(session, claimed.workspace_id, key, info, trial.id)
+        set_trial_facts(session, trial, cost_s=max(trial.cost_s, outcome.cost_s), peak_bytes=outcome.peak_bytes)
+        if state == TrialState.PAUSED:
+            become(session, trial, TrialState.PAUSED if why == "job paused" else TrialState.WAITING)
+            return
+        error = {"code": outcome.error_code, "detail": outcome.error} if outcome.error_code else None
+        become(session, trial, state, value=outcome.value, metrics=outcome.metrics or None, error=error, **blobs)
+        if state == TrialState.COMPLETE:
+            best = best_trials(session, claimed.job_id, direction=claimed.spec.objective.direction)
+            if best and best[0].id == trial.id:
+                note_best(session, session.get_one(JobRow, claimed.job_id), trial)
+
+
+def _close(context: Context, claimed: Claimed) -> None:
+    """Every trial has ended, or waits to be resumed: the lot is done, or goes back without a fault."""
+    with context.transaction() as session:
+        lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
+        open_trials = [t for t in trials_of_lot(session, lot.id) if not TrialState(t.state).finished]
+        if not open_trials:
+            become(session, lot, LotState.DONE)
+            return
+        become(session, lot, LotState.WAITING, attempt=lot.attempt - 1, woken_at=0.0)
+        after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
+
+
+def _give_back(context: Context, claimed: Claimed, code: str, detail: str) -> None:
+    """The work was cut off by something that may not happen again: try again later, from the last resume point."""
+    if claimed.attempt >= context.settings.max_attempts:
+        _fail(context, claimed, code, f"{detail}; tried {claimed.attempt} times")
+        return
+    with context.transaction() as session:
+        lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
+        return_lot(session, lot, claimed.attempt * BACK_OFF_S)
+
+
+def _fail(context: Context, claimed: Claimed, code: str, detail: str) -> None:
+    with context.transaction() as session:
+        lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
+        fail_lot(session, lot, code, detail)
+
+
+def return_lot(session: Session, lot: LotRow, not_before_s: float = 0.0) -> None:
+    """A RUNNING lot whose worker is gone waits for another."""
+    for trial in trials_of_lot(session, lot.id):
+        if trial.state == TrialState.RUNNING:
+            become(session, trial, TrialState.WAITING)
+    become(session, lot, LotState.WAITING, not_before=now() + not_before_s, woken_at=0.0)
+
+
+def fail_lot(session: Session, lot: LotRow, code: str, detail: str) -> None:
+    """Nothing more comes of this lot: its open trials have failed."""
+    for trial in trials_of_lot(session, lot.id):
+        if not TrialState(trial.state).finished:
+            become(session, trial, TrialState.FAILED, error={"code": code, "detail": detail})
+    become(session, lot, LotState.DONE)
+
+
+def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
+    """The order with every file it needs on this machine."""
+    facts = context.crew.start()
+    trials = []
+    for row in claimed.trials:
+        recipe = Recipe.model_validate(row.recipe)
+        pack = pack_folder(context, claimed.content_hash, claimed.items_blob, recipe.backbone, recipe.data.resolution)
+        resume = fetch_folder(context, row.resume_blob, scratch / f"resume-{row.id}") if row.resume_blob else None
+        trials.append(
+            TrialOrder(
+                trial_id=row.id,
+                number=row.number,
+                recipe=recipe,
+                pack=str(pack),
+                resume=resume,
+                source=source_files(context, claimed.spec, recipe.source),
+                teacher=teacher_files(context, claimed.spec.teacher) if recipe.distillation else None,
+            )
+        )
+    return LotOrder(
+        lot_id=claimed.lot_id, fence=claimed.fence, trials=tuple(trials), objective=claimed.spec.objective,
+        n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
+        device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
+    )  # fmt: skip

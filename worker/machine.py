@@ -1,0 +1,39 @@
+"""What a worker found on its machine: device, precision, threads, memory."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+Facts = dict[str, str | int | float | bool]
+
+
+def describe_machine(device: str = "auto", precision: str = "auto", n_threads: int = 0) -> Facts:
+    """Resolve "auto": the first GPU where there is one, bfloat16 where that GPU has it, one thread on CPU.
+
+    One thread, because two OpenMP threads on a busy core are several times slower than one; start a worker per core.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    facts: Facts = {"device": device, "torch": torch.__version__, "python": platform.python_version()}
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {"device_name": properties.name, "memory_bytes": properties.total_memory}
+        if precision == "auto":
+            precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    else:
+        facts |= {"device_name": platform.processor() or platform.machine(), "memory_bytes": _memory_bytes()}
+        if precision == "auto":
+            precision = "float32"
+    return facts | {"precision": precision, "n_threads": n_threads or 1, "n_cores": os.cpu_count() or 1}
+
+
+def _memory_bytes() -> int:
+    """This process may use: the control group's limit where there is one, else the machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return total if limit == "max" else min(total, int(limit))

@@ -1,0 +1,126 @@
+"""`probe_job`: a few real steps of each source's default recipe, before anything is spent on the search."""
+
+import shutil
+from functools import partial
+from typing import Any
+
+from domain.default_space import at_defaults
+from domain.errors import GraftError, LeaseLost, Unavailable
+from domain.job import JobSpec
+from domain.lot import LotOrder, TrialOrder
+from domain.states import JobState
+from store.events import tell
+from store.jobs import set_facts
+from store.leases import claim, hold, release
+from store.moves import become
+from store.session import after_commit
+from store.tables import DatasetRow, JobRow
+from worker.context import Context
+from worker.crew import ChildDied, precision_of
+from worker.files import pack_folder, source_files
+from worker.lease import Lease
+from worker.wire import Done, ProbeLot, Refused
+
+BACK_OFF_S = 2.0
+
+
+def probe_job(context: Context, job_id: str) -> None:
+    settings = context.settings
+    with context.transaction() as session:
+        fence = claim(
+            session, JobRow, job_id, state_from=[JobState.WAITING, JobState.PROBING], state_to=JobState.PROBING,
+            owner=context.worker_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts,
+        )  # fmt: skip
+    if fence is None:
+        return
+    try:
+        with Lease(context, JobRow, job_id, fence):
+            _probe(context, job_id, fence)
+    except LeaseLost:
+        context.crew.stop()
+
+
+def _probe(context: Context, job_id: str, fence: int) -> None:
+    with context.reading() as session:
+        job = session.get_one(JobRow, job_id)
+        attempt = job.attempt
+        dataset = session.get_one(DatasetRow, job.dataset_id)
+    spec = JobSpec.model_validate(job.spec)
+    scratch = context.cache / "scratch" / f"{job_id}-{fence}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        order = _order(context, spec, dataset, job_id, fence, str(scratch))
+        estimate = _ask(context, order)
+    except ChildDied as died:
+        _refuse(context, job_id, fence, "out_of_memory" if died.killed else "probe_crashed", died.reason)
+        return
+    except Unavailable as error:
+        if attempt >= context.settings.max_attempts:
+            _refuse(context, job_id, fence, error.code, error.detail)
+            return
+        with context.transaction() as session:
+            release(session, JobRow, job_id, fence, not_before_s=BACK_OFF_S * attempt)
+        return
+    except LeaseLost:
+        raise
+    except GraftError as error:
+        _refuse(context, job_id, fence, error.code, error.detail)
+        return
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    with context.transaction() as session:
+        job = hold(session, JobRow, job_id, fence)
+        set_facts(session, job, estimate=estimate)
+        tell(session, job_id, "job.estimate", estimate)
+        become(session, job, JobState.RUNNING, attempt=0)
+        after_commit(session, partial(context.doorbell.wake, "advance", job_id))
+
+
+def _order(context: Context, spec: JobSpec, dataset: DatasetRow, job_id: str, fence: int, scratch: str) -> LotOrder:
+    """One trial per source: the space's defaults, which is what plain searching starts from."""
+    facts = context.crew.start()
+    trials = []
+    for number, source in enumerate(spec.sources):
+        values = at_defaults(spec, source.ref)
+        recipe = spec.recipe(values, seed=spec.seed)
+        pack = pack_folder(
+            context, str(dataset.content_hash), str(dataset.items_blob), source.backbone, recipe.data.resolution
+        )
+        trials.append(
+            TrialOrder(
+                trial_id=f"probe-{number}", number=number, recipe=recipe, pack=str(pack),
+                source=source_files(context, spec, source.ref),
+            )
+        )  # fmt: skip
+    return LotOrder(
+        lot_id=job_id, fence=fence, trials=tuple(trials), objective=spec.objective, n_folds=spec.n_folds,
+        classes=tuple((dataset.summary or {})["classes"]), scratch=scratch,
+        device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
+    )  # fmt: skip
+
+
+def _ask(context: Context, order: LotOrder) -> dict[str, Any]:
+    """Seconds and bytes per source, and what the whole budget would take on one worker."""
+    found: dict[str, Any] = {}
+    context.crew.order(ProbeLot(order=order))
+    for message in context.crew.news(timeout_s=1.0):
+        if isinstance(message, Refused):
+            raise GraftError(message.code, message.detail)
+        if isinstance(message, Done):
+            found = dict(message.body)
+    sources = found["trials"]
+    facts = context.crew.facts
+    return {
+        "s_per_trial": sum(s["s_per_trial"] for s in sources) / len(sources),
+        "memory_bytes": max(s["peak_bytes"] for s in sources),
+        "device": facts["device"], "device_name": facts["device_name"], "precision": facts["precision"],
+        "sources": sources,
+    }  # fmt: skip
+
+
+def _refuse(context: Context, job_id: str, fence: int, code: str, detail: str) -> None:
+    """The job cannot run: say why before it costs anything."""
+    with context.transaction() as session:
+        job = hold(session, JobRow, job_id, fence)
+        become(session, job, JobState.FAILED, error={"code": code, "detail": detail})

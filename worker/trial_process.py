@@ -1,0 +1,188 @@
+"""The trial process: receives orders over a pipe, trains, tells. No database, no broker, no credentials.
+
+`python -m worker.trial_process FD` is started by `worker.crew`. It ends as soon as the parent's end of the pipe closes,
+however the parent died.
+"""
+
+import argparse
+import gc
+import os
+import queue
+import shutil
+import signal
+import threading
+import time
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from transfer.fit import Fit
+
+from domain.errors import GraftError
+from domain.lot import LotOrder, TrialOrder
+from models.weights import torchvision_file
+from transfer.finish import finish
+from worker.machine import describe_machine
+from worker.wire import (
+    Done,
+    Ended,
+    Finish,
+    FirstStep,
+    Hello,
+    Message,
+    ProbeLot,
+    Refused,
+    Reported,
+    Resumable,
+    RunLot,
+    Wish,
+    Wishes,
+    receive_order,
+    send,
+)  # fmt: skip
+
+
+class Line:
+    """The pipe to the parent. A thread reads it, so that a wish is known at the very next step."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.orders: queue.SimpleQueue[RunLot | ProbeLot | Finish] = queue.SimpleQueue()
+        self.wishes: dict[str, Wish] = {}
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        try:
+            send(self._connection, message)
+        except OSError:
+            os._exit(0)  # the parent is gone: nobody wants this work
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = receive_order(self._connection)
+            except (EOFError, OSError):
+                os._exit(0)
+            if isinstance(message, Wishes):
+                self.wishes[message.trial_id] = message.wish
+            else:
+                self.orders.put(message)
+
+
+def serve(line: Line, weights_dir: Path | None) -> None:
+    while True:
+        message = line.orders.get()
+        try:
+            if isinstance(message, RunLot):
+                run_lot(line, _with_weights(message.order, weights_dir), message.resume_every_s)
+                body: dict[str, object] = {}
+            elif isinstance(message, ProbeLot):
+                body = probe(_with_weights(message.order, weights_dir), message.n_steps)
+            else:
+                body = finish(message.order).model_dump(mode="json")
+        except GraftError as error:
+            line.send(Refused(code=error.code, detail=error.detail))
+        except torch.cuda.OutOfMemoryError as error:
+            line.send(Refused(code="out_of_memory", detail=str(error)))
+        else:
+            line.send(Done(body=body))
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
+    """Train the lot, telling every report; save a resume point at most every `resume_every_s` and at a pause."""
+    scratch = Path(order.scratch)
+    unstarted = {t.trial_id for t in order.trials}
+    saved_at = time.monotonic()
+    n_saved = 0
+
+    def stopped(trial_id: str) -> str:
+        if trial_id in unstarted:  # asked for the first time: the first optimizer step is next
+            unstarted.discard(trial_id)
+            line.send(FirstStep(trial_id=trial_id, at=time.time()))
+        wish = line.wishes.get(trial_id, "go")
+        return "stop" if wish == "cancel" else wish
+
+    fit = Fit(order, stopped=stopped)
+    for report in fit:
+        line.send(Reported(report=report))
+        if report.share < 1.0 and time.monotonic() - saved_at >= resume_every_s:
+            n_saved += 1
+            _save(line, fit, report.trial_id, scratch / f"resume-{report.trial_id}-{n_saved}")
+            saved_at = time.monotonic()
+    for trial in order.trials:
+        outcome = fit.outcome(trial.trial_id)
+        if outcome.state == "PAUSED":
+            _save(line, fit, trial.trial_id, scratch / f"resume-{trial.trial_id}-last")
+        line.send(Ended(outcome=outcome))
+        line.wishes.pop(trial.trial_id, None)
+
+
+def probe(order: LotOrder, n_steps: int) -> dict[str, object]:
+    """Seconds per step and per trial, and peak memory, of each trial of `order`, from a few real steps."""
+    found = []
+    for trial in order.trials:
+        marks: list[float] = []
+
+        def stopped(_: str, marks: list[float] = marks) -> str:
+            marks.append(time.perf_counter())
+            return "stop" if len(marks) > n_steps else "go"
+
+        fit = Fit(order.model_copy(update={"trials": (trial,)}), stopped=stopped)
+        for _ in fit:
+            pass
+        outcome = fit.outcome(trial.trial_id)
+        if outcome.state == "FAILED":
+            raise GraftError(outcome.error_code or "probe_failed", outcome.error or "the probe failed")
+        intervals = [b - a for a, b in pairwise(marks)]
+        steps = intervals[1:] or intervals  # the first holds allocation and autotuning
+        s_per_step = sorted(steps)[len(steps) // 2] if steps else outcome.cost_s
+        n_fits = order.n_folds + (order.n_folds > 1)
+        found.append({
+            "source": trial.recipe.source, "s_per_step": s_per_step,
+            "s_per_trial": s_per_step * trial.recipe.steps * n_fits, "peak_bytes": outcome.peak_bytes,
+        })  # fmt: skip
+    return {"trials": found}
+
+
+def _save(line: Line, fit: Fit, trial_id: str, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    fit.save(folder)
+    line.send(Resumable(trial_id=trial_id, folder=str(folder)))
+
+
+def _with_weights(order: LotOrder, weights_dir: Path | None) -> LotOrder:
+    """Replace `torchvision:<backbone>` by the file that holds those weights."""
+
+    def located(trial: TrialOrder) -> TrialOrder:
+        weights = trial.source.weights
+        if weights is None or not weights.startswith("torchvision:"):
+            return trial
+        path = torchvision_file(weights.partition(":")[2], weights_dir)
+        return trial.model_copy(update={"source": trial.source.model_copy(update={"weights": str(path)})})
+
+    return order.model_copy(update={"trials": tuple(located(t) for t in order.trials)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("fd", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--weights-dir", type=Path)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    facts = describe_machine(arguments.device, arguments.precision, arguments.threads)
+    torch.set_num_threads(int(facts["n_threads"]))
+    line = Line(Connection(arguments.fd))
+    line.send(Hello(facts=facts))
+    serve(line, arguments.weights_dir)
+
+
+if __name__ == "__main__":
+    main()
