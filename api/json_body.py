@@ -105,7 +105,7 @@ def _float(text: str) -> float:
 
 
 def _int(text: str) -> int:
-    if len(text) > 19:
+    if len(text.lstrip("-")) > 19:
         raise _malformed(f"the number {text[:40]}… is too large")
     return int(text)
 

@@ -58,7 +58,10 @@ class Edge:
             raise
 
     def _refuse(self, scope: Scope) -> Invalid | None:
-        given = Headers(scope=scope).getlist("host")
+        headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            return Invalid("bad_request", "give Content-Length or Transfer-Encoding, not both")
+        given = headers.getlist("host")
         found = _HOST.fullmatch(given[0]) if len(given) == 1 else None
         if given and found is None:
             return Invalid("bad_host", "the Host header is no host name")

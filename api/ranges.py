@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from domain.errors import Invalid
 from domain.ports import BlobInfo, BlobStore
 
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
 _MAX_HEADER = 64
 
 

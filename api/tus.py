@@ -119,8 +119,8 @@ async def append(request: Request, site: Site, row: UploadRow, offset: int, chec
         await in_thread(site, part.end)
     except GraftError as error:
         # A part that broke off is kept as far as it came; anything else is cut back to what was committed.
-        keep = error.code in ("upload_truncated", "request_timeout") and checksum is None
-        await in_thread(site, part.commit if keep else part.cut)
+        broke_off = error.code in ("upload_truncated", "request_timeout") and checksum is None
+        await in_thread(site, part.keep if broke_off else part.cut)
         raise
     finally:
         await in_thread(site, part.close)

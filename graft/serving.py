@@ -221,8 +221,8 @@ def signals(put: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def serve(home: Path, host: str, port: int | None, *, worker: bool, say: Say) -> None:
-    """Run the embedded service in the foreground until a signal."""
+def serve(home: Path, host: str, port: int | None, *, worker: bool, say: Say, watch_parent: bool = False) -> None:
+    """Run the embedded service in the foreground until a signal, or until standard input ends."""
     require("fastapi", "server")
     if worker:
         require("torch", "worker")
@@ -241,11 +241,20 @@ def serve(home: Path, host: str, port: int | None, *, worker: bool, say: Say) ->
             argv = command("worker", "--queue", "control,trials", "--watch-parent")
             children.append(Child("worker", argv, environment))
         supervisor = Supervisor(children, local_url(host, port), home, say)
+        if watch_parent:
+            threading.Thread(target=_watch_parent, args=(supervisor.happened.put,), daemon=True).start()
         with signals(supervisor.happened.put):
             supervisor.run()
     finally:
         (home / "service.json").unlink(missing_ok=True)
         lock.close()
+
+
+def _watch_parent(put: Callable[[int], None]) -> None:
+    """The parent holds the other end of standard input; when it dies, however it dies, this ends."""
+    while os.read(0, 4096):
+        pass
+    put(signal.SIGTERM)
 
 
 def start_background(home: Path, *, timeout_s: float = 90.0) -> Running:

@@ -1,11 +1,12 @@
 """`python -m intake prepare|pack …`: the same functions in a process of their own, under limits.
 
 Prints one line of JSON, {"ok": {…}} or {"error": {"code", "detail", "facts"}}, and exits with 0 or 1. What no one
-expected is a traceback on stderr and exit code 2 or a signal. Start it with OPENBLAS_NUM_THREADS=1: the buffers of
+expected prints nothing there: a traceback on stderr, or a signal. Start it with OPENBLAS_NUM_THREADS=1: the buffers of
 idle BLAS threads count against --max-memory-bytes.
 """
 
 import argparse
+import errno
 import json
 import resource
 import sys
@@ -17,6 +18,7 @@ from intake.limits import Limits
 from intake.packs import open_pack, pack
 from intake.prepare import prepare
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _N_FINDINGS = 100  # in the printed line; the manifest has them all
 
 
@@ -32,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
         answer = {"error": {"code": error.code, "detail": error.detail, "facts": error.facts}}
     except MemoryError:
         answer = {"error": {"code": "out_of_memory", "detail": "needs more memory than allowed", "facts": {}}}
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        answer = {"error": {"code": "insufficient_storage", "detail": "the disk or the limit is full", "facts": {}}}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0 if "ok" in answer else 1
 

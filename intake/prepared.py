@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,7 +51,8 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._zip.close()
+        with suppress(OSError):  # on a full disk the end of the zip cannot be written either
+            self._zip.close()
         self._partial.unlink(missing_ok=True)
 
     def _write(self, name: str, data: bytes) -> None:

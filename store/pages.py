@@ -40,8 +40,13 @@ def read_cursor(cursor: str, kinds: tuple[type, ...]) -> list[float | str]:
     """What `write_cursor` wrote; Invalid("bad_cursor") for anything else."""
     try:
         place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if isinstance(place, list) and [type(p) for p in place] == list(kinds) and "\0" not in str(place):
+        if isinstance(place, list) and [type(p) for p in place] == list(kinds) and all(map(_storable, place)):
             return place
     except (ValueError, binascii.Error, RecursionError):
         pass
     raise Invalid("bad_cursor", "this cursor was not given by this list; leave it out to start at the beginning")
+
+
+def _storable(value: float | str) -> bool:
+    """Whether either database takes it: no NUL and no surrogate in a text, no number beyond its columns."""
+    return value.isascii() and value.isprintable() if isinstance(value, str) else abs(value) < 2**31

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, make_url
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A developer's own settings change no test.
@@ -16,7 +16,7 @@ for _name in [n for n in os.environ if n.startswith("GRAFT_") and not n.startswi
 
 from store.migrate import migrate  # noqa: E402
 from store.session import make_engine  # noqa: E402
-from tests.servers import PostgresServer, RedisServer  # noqa: E402
+from tests.servers import PostgresServer, RedisServer, fresh_database  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def postgres_admin_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_admin_url: str) -> Iterator[str]:
     """The name of a migrated database that every test gets a clone of."""
-    with _database(postgres_admin_url) as url:
+    with fresh_database(postgres_admin_url) as url:
         migrate(url)
         yield str(make_url(url).database)
 
@@ -67,7 +67,7 @@ def postgres_template(postgres_admin_url: str) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_admin_url: str, postgres_template: str) -> Iterator[str]:
     """An empty migrated Postgres database."""
-    with _database(postgres_admin_url, postgres_template) as url:
+    with fresh_database(postgres_admin_url, postgres_template) as url:
         yield url
 
 
@@ -167,23 +167,3 @@ def s3_bucket(s3_endpoint: str) -> Iterator[str]:
     client.create_bucket(Bucket=name)
     yield f"s3://{name}"
     client.close()
-
-
-class _database:
-    """A database of a Postgres server for as long as the block lasts."""
-
-    def __init__(self, admin_url: str, template: str | None = None) -> None:
-        self._admin = create_engine(make_url(admin_url), isolation_level="AUTOCOMMIT")
-        self._name = f"graft_{uuid4().hex[:16]}"
-        self._template = template
-
-    def __enter__(self) -> str:
-        with self._admin.connect() as connection:
-            copied = f' TEMPLATE "{self._template}"' if self._template else ""
-            connection.execute(text(f'CREATE DATABASE "{self._name}"{copied}'))
-        return self._admin.url.set(database=self._name).render_as_string(hide_password=False)
-
-    def __exit__(self, *_: object) -> None:
-        with self._admin.connect() as connection:
-            connection.execute(text(f'DROP DATABASE "{self._name}" WITH (FORCE)'))
-        self._admin.dispose()

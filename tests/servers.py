@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import redis
+from sqlalchemy import create_engine, make_url, text
 
 START_S = 30.0
 
@@ -167,6 +169,26 @@ class RedisServer:
             return False
         finally:
             client.close()
+
+
+class fresh_database:
+    """A database of a Postgres server for as long as the block lasts."""
+
+    def __init__(self, admin_url: str, template: str | None = None) -> None:
+        self._admin = create_engine(make_url(admin_url), isolation_level="AUTOCOMMIT")
+        self._name = f"graft_{uuid4().hex[:16]}"
+        self._template = template
+
+    def __enter__(self) -> str:
+        with self._admin.connect() as connection:
+            copied = f' TEMPLATE "{self._template}"' if self._template else ""
+            connection.execute(text(f'CREATE DATABASE "{self._name}"{copied}'))
+        return self._admin.url.set(database=self._name).render_as_string(hide_password=False)
+
+    def __exit__(self, *_: object) -> None:
+        with self._admin.connect() as connection:
+            connection.execute(text(f'DROP DATABASE "{self._name}" WITH (FORCE)'))
+        self._admin.dispose()
 
 
 def postgres_bin() -> Path:

@@ -109,6 +109,7 @@ class _Trial:
                 saved = None
             for sight in self.run.run():
                 yield self._report(sight, setting.n_fits)
+                self._mark = time.perf_counter()  # what the reader of a report does is not the trial's cost
             self._close_fold(setting, self.run)
         self._finish(setting)
 
@@ -117,12 +118,10 @@ class _Trial:
         share = 1.0 if self.fold == n_fits - 1 and sight.share == 1 else (self.fold + sight.share) / n_fits
         if sight.value is not None:
             self.value = sight.value
-        report = Report(
+        return Report(
             trial_id=self.trial.trial_id, fold=self.fold, phase=sight.phase, step=sight.step, share=share,
             value=sight.value, terms=sight.terms, cost_s=self.cost_s,
         )  # fmt: skip
-        self._mark = time.perf_counter()
-        return report
 
     def _tick(self) -> None:
         now = time.perf_counter()

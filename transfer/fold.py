@@ -146,6 +146,7 @@ class FoldRun:
             self._previous = onlooker(copy.deepcopy(self.net))
         if phase.begin == "start" and self.outcomes:
             self._load_state(self._as_begun)
+            self.best = None  # what came before is another story
         elif phase.begin == "best" and self.best is not None:
             self._load_state(self.best.state)
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
-N_EVALUATIONS = 20  # of a trial at most
+N_EVALUATIONS = 20  # of a trial at most,
+EVALUATION_SHARE = 0.1  # and about this part of its time, but four of a phase at least
 
 
 class Diverged(GraftError):
@@ -249,8 +250,11 @@ class Loop:
 
     def _when_to_evaluate(self) -> range:
         """Steps after which to evaluate: ends of epochs, thinned out; within epochs where those are few."""
-        per_epoch = max(1, len(self.bench.train) // self.recipe.data.batch_size)
-        at_most = max(4, N_EVALUATIONS // self.setting.n_fits)
+        size, n_val = self.recipe.data.batch_size, max(1, len(self.bench.val))
+        per_epoch = max(1, len(self.bench.train) // size)
+        # A step costs about three forward passes of its batch, an evaluation one of val.
+        affordable = int(EVALUATION_SHARE * 3 * self.n_steps * size / n_val)
+        at_most = max(4, min(affordable, N_EVALUATIONS // self.setting.n_fits))
         n_epochs = self.n_steps / per_epoch
         interval = per_epoch * math.ceil(n_epochs / at_most) if n_epochs >= 4 else math.ceil(self.n_steps / 4)
         return range(interval, self.n_steps + 1, interval)

@@ -30,8 +30,13 @@ class _HalfSquaredDistance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        moved = ctx.moved if ctx.n_points else ctx.saved_tensors
-        return (None, *torch._foreach_mul(moved, grads[0]), *([None] * ctx.n_points))
+        if not ctx.n_points:
+            return (None, *torch._foreach_mul(ctx.saved_tensors, grads[0]))
+        moved, ctx.moved = ctx.moved, None  # scaled in place: nobody else holds it, and it is read once
+        if moved is None:
+            raise RuntimeError("the gradient of a penalty can be taken once")
+        torch._foreach_mul_(moved, grads[0])
+        return (None, *moved, *([None] * ctx.n_points))
 
 
 def half_squared_distance(weights: list[Tensor], points: list[Tensor] | None = None) -> Tensor:  # ()

@@ -32,6 +32,7 @@ class Phase:
 
     `terms` weighs the task loss ("task") and the losses of parts (by name or slot); empty: everything counts once,
     otherwise what is not named counts nothing. `share` is the part of the fit's steps, None takes what is left.
+    "best" is the best evaluation on val of this fit since it last began from the start, whichever phase it fell into.
     `patience` ends the phase after so many evaluations without a lower log-loss on val.
     """
 

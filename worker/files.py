@@ -47,13 +47,13 @@ def sandboxed(arguments: list[str]) -> dict[str, object]:
     return body
 
 
-def pack_folder(context: Context, content_hash: str, items_blob: str, backbone: str, resolution: int) -> Path:
+def pack_folder(context: Context, items_blob: str, backbone: str, resolution: int) -> Path:
     """The packed dataset as `backbone` wants its pixels at `resolution`; built on the first call on this machine."""
     spec = catalogue().backbone(backbone).preprocessing
     canvas, crop = scaled(spec.resize, spec.crop, resolution)
-    # The workspace is part of the blob's key: packs of two workspaces never meet.
-    workspace = items_blob.split("/", 1)[0]
-    name = f"{content_hash[:32]}-{canvas}-{crop}-{spec.interpolation}"
+    # <workspace>/datasets/<id>/<fence>/items.zip: packs of two workspaces never meet.
+    workspace, _, dataset_id, fence, _ = items_blob.split("/")
+    name = f"{dataset_id}-{fence}-{canvas}-{crop}-{spec.interpolation}"
     folder = context.cache / workspace / "packs" / name
 
     def build(partial: Path) -> None:

@@ -103,9 +103,7 @@ def _order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
 def _candidate(context: Context, dataset: DatasetRow, trial: TrialRow) -> FinishCandidate:
     recipe = Recipe.model_validate(trial.recipe)
     folder = context.cache / trial.workspace_id / "weights"
-    pack = pack_folder(
-        context, str(dataset.content_hash), str(dataset.items_blob), recipe.backbone, recipe.data.resolution
-    )
+    pack = pack_folder(context, str(dataset.items_blob), recipe.backbone, recipe.data.resolution)
     predictions = fetch_blob(context.blobs, trial.predictions_blob, folder) if trial.predictions_blob else None
     assert trial.checkpoint_blob is not None
     assert trial.value is not None

@@ -48,7 +48,6 @@ class Claimed:
     fence: int
     attempt: int
     spec: JobSpec
-    content_hash: str
     items_blob: str
     classes: tuple[str, ...]
     trials: list[TrialRow]
@@ -114,7 +113,7 @@ def _claim(context: Context, lot_id: str) -> Claimed | None:
         dataset = session.get_one(DatasetRow, job.dataset_id)
         return Claimed(
             lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
-            spec=JobSpec.model_validate(job.spec), content_hash=str(dataset.content_hash),
+            spec=JobSpec.model_validate(job.spec),
             items_blob=str(dataset.items_blob), classes=tuple((dataset.summary or {})["classes"]), trials=trials,
         )  # fmt: skip
 
@@ -324,7 +323,7 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
     trials = []
     for row in claimed.trials:
         recipe = Recipe.model_validate(row.recipe)
-        pack = pack_folder(context, claimed.content_hash, claimed.items_blob, recipe.backbone, recipe.data.resolution)
+        pack = pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution)
         resume = fetch_folder(context, row.resume_blob, scratch / f"resume-{row.id}") if row.resume_blob else None
         trials.append(
             TrialOrder(

@@ -17,7 +17,7 @@ from store.session import after_commit
 from store.tables import DatasetRow, JobRow
 from worker.context import Context
 from worker.crew import ChildDied, precision_of
-from worker.files import pack_folder, source_files
+from worker.files import pack_folder, source_files, teacher_files
 from worker.lease import Lease
 from worker.wire import Done, ProbeLot, Refused
 
@@ -84,13 +84,12 @@ def _order(context: Context, spec: JobSpec, dataset: DatasetRow, job_id: str, fe
     for number, source in enumerate(spec.sources):
         values = at_defaults(spec, source.ref)
         recipe = spec.recipe(values, seed=spec.seed)
-        pack = pack_folder(
-            context, str(dataset.content_hash), str(dataset.items_blob), source.backbone, recipe.data.resolution
-        )
+        pack = pack_folder(context, str(dataset.items_blob), source.backbone, recipe.data.resolution)
         trials.append(
             TrialOrder(
                 trial_id=f"probe-{number}", number=number, recipe=recipe, pack=str(pack),
                 source=source_files(context, spec, source.ref),
+                teacher=teacher_files(context, spec.teacher) if recipe.distillation else None,
             )
         )  # fmt: skip
     return LotOrder(

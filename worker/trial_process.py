@@ -6,6 +6,7 @@ however the parent died.
 
 import argparse
 import gc
+import logging
 import os
 import queue
 import shutil
@@ -17,12 +18,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from transfer.fit import Fit
 
 from domain.errors import GraftError
 from domain.lot import LotOrder, TrialOrder
 from models.weights import torchvision_file
 from transfer.finish import finish
+from transfer.fit import Fit
 from worker.machine import describe_machine
 from worker.wire import (
     Done,
@@ -41,6 +42,8 @@ from worker.wire import (
     receive_order,
     send,
 )  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 class Line:
@@ -85,6 +88,10 @@ def serve(line: Line, weights_dir: Path | None) -> None:
             line.send(Refused(code=error.code, detail=error.detail))
         except torch.cuda.OutOfMemoryError as error:
             line.send(Refused(code="out_of_memory", detail=str(error)))
+        except Exception as error:  # a fault of ours: say what it was, and leave a clean process behind
+            log.exception("an order broke")
+            line.send(Refused(code="crashed", detail=f"{type(error).__name__}: {error}"))
+            os._exit(1)
         else:
             line.send(Done(body=body))
         if torch.cuda.is_available():

@@ -44,7 +44,7 @@ def _done(status: int, what: str, *names: str) -> dict[int | str, dict[str, Any]
 
 
 @router.options(
-    "", status_code=204, summary="What this server speaks",
+    "", status_code=204, summary="What this server speaks", response_class=Response,
     responses=_done(204, "Version, extensions and limits", "Tus-Version", "Tus-Extension", "Tus-Max-Size",
                     "Tus-Checksum-Algorithm"),
 )  # fmt: skip
@@ -58,7 +58,7 @@ def describe(site: SiteDep) -> Response:
 
 
 @router.post(
-    "", status_code=201, summary="Begin a resumable upload",
+    "", status_code=201, summary="Begin a resumable upload", response_class=Response,
     responses=_done(201, "Begun", "Location", "Upload-Offset", "Upload-Expires", "Graft-Dataset-Id")
     | problems(400, 401, 412, 413, 415, 422, 503, 507),
     openapi_extra=_given("Tus-Resumable", "Upload-Length", "Upload-Metadata"),
@@ -91,7 +91,7 @@ def create_upload(request: Request, session: WriteDep, site: SiteDep, caller: Ca
 
 
 @router.head(
-    "/{upload}", status_code=200, summary="How far an upload is",
+    "/{upload}", status_code=200, summary="How far an upload is", response_class=Response,
     responses=_done(200, "Where to go on", "Upload-Offset", "Upload-Length", "Upload-Metadata", "Upload-Expires",
                     "Graft-Dataset-Id") | problems(401, 404, 412, 503),
     openapi_extra=_given("Tus-Resumable"),
@@ -110,7 +110,7 @@ def show_upload(request: Request, site: SiteDep, caller: CallerDep, upload: Uplo
 
 
 @router.patch(
-    "/{upload}", status_code=204, summary="Send a part",
+    "/{upload}", status_code=204, summary="Send a part", response_class=Response,
     responses=_done(204, "Kept", "Upload-Offset", "Upload-Expires", "Graft-Dataset-Id")
     | problems(400, 401, 404, 408, 409, 412, 415, 422, 423, 460, 503, 507),
     openapi_extra=_given("Tus-Resumable", "Upload-Offset", "Upload-Checksum") | {
@@ -141,7 +141,7 @@ async def append_part(request: Request, site: SiteDep, caller: CallerDep, upload
 
 
 @router.delete(
-    "/{upload}", status_code=204, summary="Give an upload up",
+    "/{upload}", status_code=204, summary="Give an upload up", response_class=Response,
     responses=_done(204, "Forgotten") | problems(401, 404, 412, 423, 503), openapi_extra=_given("Tus-Resumable"),
 )  # fmt: skip
 async def delete_upload(request: Request, site: SiteDep, caller: CallerDep, upload: UploadId) -> Response:

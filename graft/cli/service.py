@@ -20,6 +20,7 @@ def serve(
         bool, typer.Option("--api-only", help="The API process alone: no worker, no migration, no supervision.")
     ] = False,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Everything but the worker.")] = False,
+    watch_parent: Annotated[bool, typer.Option("--watch-parent", help="Stop when standard input ends.")] = False,
 ) -> None:
     """Run the service here: API and worker, in the foreground."""
     from graft import serving
@@ -30,7 +31,11 @@ def serve(
         serving.require("fastapi", "server")
         chosen = str(serving.DEFAULT_PORT if port is None else serving.free_port(host, port))
         _become("api", [], serving.child_environment(folder, GRAFT_HOST=host, GRAFT_PORT=chosen))
-    serving.serve(folder, host, port, worker=not no_worker, say=lambda text: typer.echo(f"graft: {text}", err=True))
+    serving.serve(folder, host, port, worker=not no_worker, watch_parent=watch_parent, say=_say)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"graft: {text}", err=True)
 
 
 def stop(home: Home = None) -> None:

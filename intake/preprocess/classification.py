@@ -49,6 +49,8 @@ def evaluation_pixels(image: Image.Image, resize: int, crop: int, interpolation:
 
 def canvas(image: Image.Image, resize: int, crop: int, interpolation: str) -> Pixels:
     """(P, P, 3): the evaluation crop in its exact centre and around it what training views may also show."""
+    if interpolation not in _FILTERS:
+        raise ValueError(f"there is no interpolation {interpolation!r}; there are {', '.join(_FILTERS)}")
     image = _short_side_to(image, resize, _FILTERS[interpolation])
     margin = canvas_side(resize, crop) - crop >> 1
     # round() halves to even, as torchvision's CenterCrop does.

@@ -103,4 +103,5 @@ def installed(home: Path, **settings: str) -> Iterator[Installation]:
 
 def children(pid: int) -> list[int]:
     """The child processes of a process."""
-    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in (task / "children").read_text().split()]
+    tasks = Path(f"/proc/{pid}/task").glob("*")
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

@@ -62,7 +62,7 @@ def test_two_workers_share_a_job_and_one_is_killed_in_the_middle_of_a_trial(
     workers = [distributed.start_worker("trials") for _ in range(2)]
     job = submit(client, two_digits, SLOW, trials=4, parallel=2)
     running_worker(distributed, client, job)
-    offspring = [pid for pid in children(workers[0].pid)]
+    offspring = children(workers[0].pid)
     os.kill(workers[0].pid, signal.SIGKILL)
     workers[0].wait()
     distributed.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in offspring), for_s=15)

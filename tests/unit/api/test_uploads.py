@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import os
+from itertools import pairwise
 from typing import Any
 
 import httpx2
@@ -55,7 +56,7 @@ def test_parts_make_a_whole(house: House, bell: Any) -> None:
     place, dataset = begun.headers["location"], begun.headers["graft-dataset-id"]
     assert house.ask("GET", f"/v1/datasets/{dataset}").json()["state"] == "UPLOADING"
     cuts = [0, 1, 30, 31, len(DATA)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         assert offset_of(house, place) == start
         answer = send(house, place, start, DATA[start:end])
         assert answer.status_code == 204, answer.text
@@ -264,7 +265,7 @@ def test_method_may_be_overridden(house: House) -> None:
     assert (answer.status_code, answer.headers["upload-offset"]) == (204, str(len(DATA)))
 
 
-def test_a_store_that_is_away_costs_no_byte(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_costs_no_byte(house: House) -> None:
     """The last part is not acknowledged before the dataset is whole, and can be sent again."""
     begun = begin(house)
     place = begun.headers["location"]

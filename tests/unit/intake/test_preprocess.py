@@ -19,15 +19,15 @@ def reference(image: Image.Image, resize: int, crop: int, interpolation: str) ->
     from torchvision import transforms
 
     mode = transforms.InterpolationMode(interpolation)
-    steps = transforms.Compose([transforms.Resize(resize, interpolation=mode, antialias=True), transforms.CenterCrop(crop)])
+    steps = transforms.Compose(
+        [transforms.Resize(resize, interpolation=mode, antialias=True), transforms.CenterCrop(crop)]
+    )
     return np.asarray(steps(image))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos"])
 @pytest.mark.parametrize(("resize", "crop"), NATIVE)
-def test_equals_torchvision(
-    resize: int, crop: int, interpolation: str, picture: Callable[..., Image.Image]
-) -> None:
+def test_equals_torchvision(resize: int, crop: int, interpolation: str, picture: Callable[..., Image.Image]) -> None:
     for seed, size in enumerate(SIZES):
         noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
         for image in (picture(seed, size), Image.fromarray(noise)):
@@ -35,7 +35,9 @@ def test_equals_torchvision(
             assert np.array_equal(evaluation_pixels(image, resize, crop, interpolation), expected), size
 
 
-@pytest.mark.parametrize("name", ["ResNet18", "ResNet50", "MobileNet_V3_Large", "EfficientNet_B0", "ConvNeXt_Tiny", "ViT_B_16"])
+@pytest.mark.parametrize(
+    "name", ["ResNet18", "ResNet50", "MobileNet_V3_Large", "EfficientNet_B0", "ConvNeXt_Tiny", "ViT_B_16"]
+)
 def test_equals_the_transforms_published_with_the_weights(name: str, picture: Callable[..., Image.Image]) -> None:
     from torchvision import models
     from torchvision.transforms.functional import to_tensor

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from sklearn import metrics as reference
 from torch import nn
 
@@ -115,19 +116,27 @@ def test_temperature_closed_form(share: float, margin: float) -> None:
     n = 400
     logits = np.tile([margin, 0.0], (n, 1))
     targets = np.repeat([0, 1], [round(share * n), n - round(share * n)])
-    plain = evaluate.calibration_temperature(logits, targets, smooth=False)
+    plain = evaluate.calibration_temperature(logits, targets, prior=0)
     assert plain == pytest.approx(margin / math.log(share / (1 - share)), rel=1e-6)
-    spread = 1 / (n + 2)
-    smoothed = share * (1 - spread) + (1 - share) * spread
-    smooth = evaluate.calibration_temperature(logits, targets)
-    assert smooth == pytest.approx(margin / math.log(smoothed / (1 - smoothed)), rel=1e-6)
+
+
+def test_temperature_with_its_prior_is_the_minimum(answers) -> None:
+    logits, targets = answers[0][:40], answers[1][:40]
+
+    def cost(b: float) -> float:
+        return 40 * reference.log_loss(targets, evaluate.softmax(logits * b), labels=range(5)) + 8 * (
+            b - 1 - math.log(b)
+        )
+
+    expected = optimize.minimize_scalar(cost, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
+    assert evaluate.calibration_temperature(logits, targets) == pytest.approx(1 / expected, rel=1e-4)
 
 
 def test_temperature_undoes_a_scaling_and_lowers_the_loss() -> None:
     rng = np.random.default_rng(1)
     honest = rng.normal(0, 2, (4000, 6))
     targets = np.array([rng.choice(6, p=p) for p in evaluate.softmax(honest)])
-    found = evaluate.calibration_temperature(3 * honest, targets, smooth=False)
+    found = evaluate.calibration_temperature(3 * honest, targets, prior=0)
     assert found == pytest.approx(3, rel=0.05)
     assert evaluate.log_loss(3 * honest / found, targets) < evaluate.log_loss(3 * honest, targets)
     assert evaluate.ece(3 * honest, targets, found) < 0.03 < evaluate.ece(3 * honest, targets)
@@ -135,11 +144,13 @@ def test_temperature_undoes_a_scaling_and_lowers_the_loss() -> None:
 
 def test_temperature_of_little_or_nothing() -> None:
     assert evaluate.calibration_temperature(np.zeros((0, 3)), np.zeros(0, int)) == 1.0
-    right = np.tile([1.0, 0.0], (8, 1))
-    cooled = evaluate.calibration_temperature(right, np.zeros(8, int))
-    assert evaluate.softmax(right, cooled)[0, 0] == pytest.approx(0.9)  # 1 - 1 / (8 + 2), however sure the network is
-    wrong = evaluate.calibration_temperature(right, np.ones(8, int))
-    assert wrong == pytest.approx(evaluate.HOTTEST)
+    assert evaluate.calibration_temperature(np.zeros((9, 3)), np.zeros(9, int)) == pytest.approx(1)  # tells nothing
+    sure, right, wrong = np.tile([9.0, 0.0], (8, 1)), np.zeros(8, int), np.ones(8, int)
+    assert evaluate.calibration_temperature(sure, right) == pytest.approx(1, abs=0.01)  # all right: no surer for it
+    assert evaluate.calibration_temperature(sure, right, prior=0) < 0.5
+    assert evaluate.calibration_temperature(sure, wrong, prior=0) == pytest.approx(evaluate.HOTTEST)
+    b = 1 / evaluate.calibration_temperature(sure, wrong)
+    assert b * (1 + 9 / (1 + math.exp(-9 * b))) == pytest.approx(1)  # 8 * 9 * p(0) + 8 * (1 - 1 / b) = 0, by hand
 
 
 class _Means(nn.Module):

@@ -1,0 +1,91 @@
+"""Cached activations of frozen stages: the same training as without, only cheaper."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from tests.toys import make_order, make_recipe, train, write_source
+from transfer import loop, prefix, warm
+from transfer.setting import Setting
+
+FIXED = {"augmentation": 0.0, "flip": False}
+
+
+@pytest.mark.parametrize("backbone", ["tiny_smallnet", "tiny_mobilenet_v2", "tiny_vit"])
+@pytest.mark.parametrize("data", [FIXED, {"augmentation": 0.5}])
+def test_caching_changes_nothing_but_rounding(
+    backbone: str, data: dict[str, Any], pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "s.safetensors", backbone)
+    recipe = make_recipe(backbone, steps=8, schedule=("freeze", {"depth": 2}), data=data)
+    cached, reports = train(make_order(recipe, pack, source, tmp_path / "cached"))
+    warm.forget()
+    monkeypatch.setattr(prefix, "MAX_BYTES", 0)  # nothing fits
+    plain, others = train(make_order(recipe, pack, source, tmp_path / "plain"))
+    one, two = (load_file(f.outcome("tr_1").files["weights"]) for f in (cached, plain))
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], atol=1e-4, err_msg=name)
+    for report, other in zip(reports, others, strict=True):
+        assert report.terms["val/log_loss"] == pytest.approx(other.terms["val/log_loss"], abs=1e-4)
+
+
+def test_a_later_trial_reads_what_an_earlier_one_extracted(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm.forget()
+    extracted: list[int] = []
+    whole = prefix.Prefix._extract
+
+    def counted(self: prefix.Prefix, net: Any, chunk: int) -> None:
+        extracted.append(chunk)
+        whole(self, net, chunk)
+
+    monkeypatch.setattr(prefix.Prefix, "_extract", counted)
+    for seed in range(3):
+        recipe = make_recipe(steps=6, seed=seed, schedule=("freeze", {"depth": 3}), data=FIXED)
+        train(make_order(recipe, pack, source, tmp_path / str(seed)))
+    assert extracted == [0]
+    train(make_order(make_recipe(schedule=("linear_probe", {})), pack, source, tmp_path / "probe", n_folds=3))
+    assert extracted == [0]  # the probe needs the very same features
+
+
+def test_training_uses_the_cache_only_where_it_is_exact(pack: Path, source: Path, tmp_path: Path) -> None:
+    def trains_on_prefix(**given: Any) -> bool:
+        found = []
+        whole = loop.Loop._choose_prefix
+
+        def watched(self: loop.Loop) -> None:
+            whole(self)
+            found.append(self._trains_on_prefix)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop.Loop, "_choose_prefix", watched)
+            recipe = make_recipe(**{"steps": 6, "schedule": ("freeze", {"depth": 2}), "data": FIXED, **given})
+            assert train(make_order(recipe, pack, source, tmp_path))[0].outcome("tr_1").state == "COMPLETE"
+        return bool(found[0])
+
+    assert trains_on_prefix()
+    assert trains_on_prefix(regularizer=("l2_sp", {}))
+    assert not trains_on_prefix(data={**FIXED, "flip": True})
+    assert not trains_on_prefix(data={**FIXED, "augmentation": 0.1})
+    assert not trains_on_prefix(data={**FIXED, "mixup_alpha": 0.2})
+    assert not trains_on_prefix(feature=("attention", {}))
+    assert not trains_on_prefix(schedule=("freeze", {"depth": 0}))
+
+
+def test_activations_are_read_item_by_item(pack: Path, source: Path, tmp_path: Path) -> None:
+    order = make_order(make_recipe(), pack, source, tmp_path)
+    setting = Setting(order, order.trials[0], lambda _: "go")
+    net, _ = setting.borrow(0)
+    net.eval()
+    cache = prefix.Prefix(setting, 2)
+    train_items, val_items = setting.items(0)
+    assert cache.fill(net, val_items)
+    assert cache.fill(net, train_items)
+    picked = train_items[[5, 1, 30]]
+    expected = net.prefix(setting.problem.evaluation_inputs(picked), 2)
+    np.testing.assert_allclose(cache.read(picked).numpy(), expected.detach().numpy(), atol=1e-5)
+    assert cache.read(picked).is_contiguous(memory_format=__import__("torch").channels_last)
