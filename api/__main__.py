@@ -15,7 +15,8 @@ from api.site import Site
 from domain.errors import GraftError
 from store.settings import load
 
-GRACE_S = 10
+GRACE_S = 10  # for requests in progress
+LAST_S = 4  # of it, for breaking off uploads that would not end in time
 
 
 class Server(uvicorn.Server):
@@ -35,6 +36,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._site.stopping.set()
+        last_call = threading.Timer(GRACE_S - LAST_S, self._site.closing.set)
+        last_call.daemon = True
+        last_call.start()
         super().handle_exit(sig, frame)
 
 

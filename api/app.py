@@ -46,12 +46,12 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if settings.database_url is None:
             await asyncio.to_thread(begin_alone, site)
-        caring = asyncio.create_task(_care(site))
+        ending = asyncio.Event()
+        caring = asyncio.create_task(_care(site, ending))
         yield
         site.stopping.set()
-        caring.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await caring
+        ending.set()
+        await caring  # cancelled, it would leave its thread behind with a connection
         site.engine.dispose()
 
     app = FastAPI(
@@ -94,15 +94,18 @@ def begin_alone(site: Site) -> None:
     ensure_first_key(site.engine, site.settings)
 
 
-async def _care(site: Site) -> None:
+async def _care(site: Site, ending: asyncio.Event) -> None:
     """Until the end: see to the first key, then every few minutes to uploads that nobody goes on with."""
-    while not await asyncio.to_thread(
-        _attempt, "make the first key", lambda: ensure_first_key(site.engine, site.settings)
-    ):
-        await asyncio.sleep(RETRY_S)
-    while True:
-        await asyncio.to_thread(_attempt, "expire uploads", lambda: tus.expire(site))
-        await asyncio.sleep(EXPIRE_EVERY_S)
+    has_key = False
+    while not ending.is_set():
+        if has_key:
+            await asyncio.to_thread(_attempt, "expire uploads", lambda: tus.expire(site))
+        else:
+            has_key = await asyncio.to_thread(
+                _attempt, "make the first key", lambda: ensure_first_key(site.engine, site.settings)
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ending.wait(), EXPIRE_EVERY_S if has_key else RETRY_S)
 
 
 def _attempt(what: str, work: object) -> bool:

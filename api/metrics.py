@@ -12,7 +12,7 @@ from store.counts import by_state, oldest_waiting_lot_s, workers_alive
 from store.session import reading
 from store.tables import DatasetRow, JobRow, TrialRow
 
-disable_created_metrics()  # a second series for every counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter, which nobody asks for
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 
 

@@ -32,6 +32,7 @@ class Site:
     metrics: Metrics
     uploads: Path  # partial uploads
     stopping: threading.Event = field(default_factory=threading.Event)  # the server is told to end: close the streams
+    closing: threading.Event = field(default_factory=threading.Event)  # it ends now: break off what still comes in
     migrated: threading.Event = field(default_factory=threading.Event)  # the database was seen with every table
     stream_slots: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MAX_STREAMS))
 

@@ -10,13 +10,13 @@ import binascii
 import io
 import re
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO, TypeVar, cast
 
 import anyio.from_thread
 import anyio.to_thread
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api.problems import is_full_disk
 from api.site import Site
@@ -24,6 +24,8 @@ from domain.errors import GraftError, Invalid, TooLarge, Unavailable, Unsupporte
 
 PIECE_BYTES = 1024 * 1024
 IDLE_S = 60.0  # a sender that is silent for so long is gone
+TICK_S = 1.0
+BROKE_OFF = frozenset({"upload_truncated", "request_timeout", "stopping"})  # what came until then is good
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _REPR_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{1,64}):")
 
@@ -98,32 +100,49 @@ def decode_base64(text: str) -> bytes | None:
         return None
 
 
-async def pieces_of(request: Request, *, max_bytes: int, too_long: Callable[[], GraftError]) -> AsyncIterator[bytes]:
-    """The body in pieces of about a mebibyte. Raises when it passes `max_bytes`, breaks off or falls silent."""
+async def pieces_of(
+    request: Request, closing: threading.Event, *, max_bytes: int, too_long: Callable[[], GraftError]
+) -> AsyncIterator[bytes]:
+    """The body in pieces of about a mebibyte. Raises when it passes `max_bytes`, and one of BROKE_OFF when no more will
+    come; all that came before is given out first."""
     buffer = bytearray()
     total = 0
-    stream = request.stream().__aiter__()
-    while True:
-        try:
-            async with asyncio.timeout(IDLE_S):
-                received = await anext(stream)
-        except StopAsyncIteration:
-            break
-        except TimeoutError as error:
-            raise Invalid("request_timeout", f"no bytes for {IDLE_S:.0f} s") from error
-        except ClientDisconnect as error:
-            if buffer:
+    try:
+        async for received in _bodies(request, closing):
+            total += len(received)
+            if total > max_bytes:
+                raise too_long()
+            buffer += received
+            if len(buffer) >= PIECE_BYTES:
                 yield bytes(buffer)
-            raise Invalid("upload_truncated", f"the connection broke off after {total} bytes") from error
-        total += len(received)
-        if total > max_bytes:
-            raise too_long()
-        buffer += received
-        if len(buffer) >= PIECE_BYTES:
+                buffer.clear()
+    except GraftError as error:
+        if error.code in BROKE_OFF and buffer:
             yield bytes(buffer)
-            buffer.clear()
+        raise
     if buffer:
         yield bytes(buffer)
+
+
+async def _bodies(request: Request, closing: threading.Event) -> AsyncIterator[bytes]:
+    """The messages of a body, until it ends, breaks off, falls silent, or the server is `closing`."""
+    silent_s, more = 0.0, True
+    while more:
+        try:
+            # A wait for a message can be cut short without losing one; a wait inside `request.stream()` cannot.
+            async with asyncio.timeout(TICK_S):
+                message = await request.receive()
+        except TimeoutError as error:
+            silent_s += TICK_S
+            if silent_s >= IDLE_S:
+                raise Invalid("request_timeout", f"no bytes for {IDLE_S:.0f} s") from error
+        else:
+            if message["type"] == "http.disconnect":
+                raise Invalid("upload_truncated", "the connection broke off")
+            silent_s, more = 0.0, message.get("more_body", False)
+            yield message.get("body", b"")
+        if closing.is_set() and more:
+            raise Unavailable("stopping", "the server is being stopped; send it again, an upload from its offset on")
 
 
 class BodyReader(io.RawIOBase):
@@ -170,7 +189,7 @@ async def in_thread(site: Site, work: Callable[[], T]) -> T:
 async def take(request: Request, site: Site, store: Callable[[BinaryIO], T], *, max_bytes: int) -> T:
     """Let `store` read the whole body as a file."""
     length = check_length(request, site, max_bytes=max_bytes)
-    pieces = pieces_of(request, max_bytes=max_bytes, too_long=lambda: too_large(max_bytes))
+    pieces = pieces_of(request, site.closing, max_bytes=max_bytes, too_long=lambda: too_large(max_bytes))
     reader = BodyReader(pieces, length)
 
     def work() -> T:

@@ -22,7 +22,7 @@ from fastapi import Request
 
 from api.afterwards import wake
 from api.site import Site
-from api.streams import decode_base64, in_thread, pieces_of
+from api.streams import BROKE_OFF, decode_base64, in_thread, pieces_of
 from domain.errors import Conflict, GraftError, Invalid, Unsupported
 from domain.ports import BlobInfo
 from domain.states import DatasetState
@@ -113,13 +113,13 @@ async def append(request: Request, site: Site, row: UploadRow, offset: int, chec
     part = _Part(site, row, offset, checksum)
     await in_thread(site, part.open)
     try:
-        pieces = pieces_of(request, max_bytes=row.length - offset, too_long=lambda: _too_long(row))
+        pieces = pieces_of(request, site.closing, max_bytes=row.length - offset, too_long=lambda: _too_long(row))
         async for piece in pieces:
             await in_thread(site, partial(part.write, piece))
         await in_thread(site, part.end)
     except GraftError as error:
         # A part that broke off is kept as far as it came; anything else is cut back to what was committed.
-        broke_off = error.code in ("upload_truncated", "request_timeout") and checksum is None
+        broke_off = error.code in BROKE_OFF and checksum is None
         await in_thread(site, part.keep if broke_off else part.cut)
         raise
     finally:

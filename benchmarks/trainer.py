@@ -74,7 +74,7 @@ def _pack(folder: Path, backbone: str, resolution: int, n_images: int) -> tuple[
     )
     share = n_images / (n_images + 64)
     split = {"train": share, "val": (1 - share) / 2, "test": (1 - share) / 2}
-    options = {"split": split}
+    options: dict[str, object] = {"split": split}
     manifest = prepare(upload, folder / "items.zip", task="classification", options=options, limits=Limits())
     facts = catalogue().backbone(backbone).preprocessing
     canvas, crop = scaled(facts.resize, facts.crop, resolution)

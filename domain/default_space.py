@@ -20,6 +20,8 @@ FIXED: Values = {
 LEARNING_RATES = {"sgd": FloatRange(low=1e-3, high=1e-1, log=True, default=1e-2),
                   "adamw": FloatRange(low=1e-5, high=3e-3, log=True, default=1e-3)}  # fmt: skip
 FROM_SCRATCH = FloatRange(low=1e-3, high=1.0, log=True, default=3e-2)
+# Params of parts that stay at their default unless a job says otherwise.
+NOT_SEARCHED = {"scope"}
 # Steps of a fine-tuning (Kolesnikov et al. 2020, BiT-HyperRule): by number of training items, searched around it.
 STEPS = ((20_000, 500), (500_000, 10_000), (1 << 62, 20_000))
 AROUND = 4
@@ -59,7 +61,7 @@ def job_space(
             names = _named(slot, overrides[slot], catalogue)
         else:
             names = _default_parts(slot, catalogue, has_teacher=has_teacher, transferred=bool(transferred))
-        dimensions += _slot_dimensions(slot, names, catalogue, backbones)
+        dimensions += _slot_dimensions(slot, names, catalogue, backbones, set(overrides))
     space = Space(dimensions=tuple(dimensions), fixed=fixed)
     return _settle(space.narrow(overrides))
 
@@ -79,7 +81,9 @@ def anchors(spec: JobSpec) -> list[tuple[str, Values]]:
         ("fine_tuning", {**plain, "schedule": "freeze", "regularizer": "l2"}),
         ("l2_sp", {**plain, "schedule": "freeze", "regularizer": "l2_sp"}),
     ]
-    return [(name, _filled(base, **slots)) for name, slots in wanted]
+    found = [(name, _filled(base, **slots)) for name, slots in wanted]
+    found[0][1]["head.kind"] = "linear"  # the closed form knows no other head
+    return found
 
 
 def at_defaults(spec: JobSpec, ref: str) -> Values:
@@ -144,7 +148,7 @@ def _resolutions(backbones: list[BackboneFacts]) -> Choice:
 
 
 def _slot_dimensions(
-    slot: str, names: list[str], catalogue: Catalogue, backbones: list[BackboneFacts]
+    slot: str, names: list[str], catalogue: Catalogue, backbones: list[BackboneFacts], opened: set[str]
 ) -> list[Dimension]:
     """The choice of the part, and each part's params while it is chosen."""
     if not names:
@@ -153,8 +157,11 @@ def _slot_dimensions(
     found = [Dimension(path=slot, range=Choice(options=tuple(names), default=preferred))]
     for name in names:
         chosen = (Condition(path=slot, values=(name,)),)
-        ranges = _part_ranges(slot, name, catalogue, backbones)
-        found += [Dimension(path=f"{slot}.{name}.{param}", range=r, when=chosen) for param, r in ranges.items()]
+        for param, range_ in _part_ranges(slot, name, catalogue, backbones).items():
+            path = f"{slot}.{name}.{param}"
+            if param in NOT_SEARCHED and path not in opened:
+                range_ = Choice(options=(range_.default,), default=range_.default)
+            found.append(Dimension(path=path, range=range_, when=chosen))
     return found
 
 

@@ -18,6 +18,7 @@ def run(engine: Engine) -> None:
             _set_foreign_keys(connection, on=False)  # a batch migration copies and drops tables others point at
         context.configure(
             connection=connection, target_metadata=Base.metadata, version_table=VERSION_TABLE, render_as_batch=True,
+            transactional_ddl=True,  # on SQLite too, since BEGIN is ours there: nothing is left half done
             compare_type=True, compare_server_default=_compare_default, include_name=_is_ours,
         )  # fmt: skip
         with context.begin_transaction():

@@ -57,6 +57,7 @@ def create_job(
         session.add(job)
         session.flush()
         tell(session, job.id, "job.state", {"state": job.state})
+        session.refresh(job)
         if key is None:
             return job, True
         row = {"workspace_id": workspace_id, "key": key, "body_sha256": body_sha256, "job_id": job.id}

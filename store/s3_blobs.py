@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -137,7 +137,8 @@ class S3Blobs:
             check_sum(digest.hexdigest(), sha256)
             self._s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
-            self._s3.abort_multipart_upload(**upload)
+            with suppress(ClientError, BotoCoreError):  # tidy() ends what cannot be ended now
+                self._s3.abort_multipart_upload(**upload)
             raise
         return BlobInfo(size_bytes, sha256)
 

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(default=10.0, gt=0)
     sweep_s: float = Field(default=5.0, gt=0)
     max_attempts: int = Field(default=3, ge=1)
+    # Trials that the probe expects to be shorter are asked for one ahead per worker: no gap, at one result's cost in
+    # what the sampler knows. 0 never asks ahead.
+    ask_ahead_below_s: float = Field(default=30.0, ge=0)
 
     max_upload_bytes: int = Field(default=20 * GIB, gt=0)
     min_free_bytes: int = Field(default=GIB, ge=0)  # uploads are refused when less is left on the disk

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -13,6 +13,7 @@ from domain.errors import NotFound
 from domain.ids import new_id
 from domain.states import JobState, LotState, TrialState
 from domain.trial import Report
+from store.clock import now
 from store.events import tell
 from store.inserts import insert
 from store.leases import hold
@@ -82,6 +83,69 @@ def trials_of(session: Session, job_id: str, states: Collection[str] | None = No
     if states is not None:
         query = query.where(TrialRow.state.in_(list(states)))
     return list(session.scalars(query))
+
+
+class TrialSketch(NamedTuple):
+    """What deciding about a job needs of each of its trials, without recipes and values."""
+
+    id: str
+    number: int
+    state: str
+    anchor: str | None
+    error: dict[str, Any] | None
+
+
+def sketch_trials(session: Session, job_id: str) -> list[TrialSketch]:
+    """The trials of a job by number, in short."""
+    columns = select(TrialRow.id, TrialRow.number, TrialRow.state, TrialRow.anchor, TrialRow.error)
+    rows = session.execute(columns.where(TrialRow.job_id == job_id).order_by(TrialRow.number))
+    return [TrialSketch(*row) for row in rows]
+
+
+def trials_by_id(session: Session, trial_ids: Collection[str]) -> list[TrialRow]:
+    return list(session.scalars(select(TrialRow).where(TrialRow.id.in_(list(trial_ids))).order_by(TrialRow.number)))
+
+
+def trials_with_blobs(session: Session, job_id: str) -> list[TrialRow]:
+    """Ended trials of a job that still hold bytes."""
+    ended = [str(s) for s in TrialState if s.finished]
+    held = or_(*(c.is_not(None) for c in (TrialRow.checkpoint_blob, TrialRow.predictions_blob, TrialRow.resume_blob)))
+    query = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.state.in_(ended), held)
+    return list(session.scalars(query.order_by(TrialRow.number)))
+
+
+def waiting_lot(session: Session, job_id: str) -> str | None:
+    """The lot of a running job that has waited longest and is due."""
+    query = (
+        select(LotRow.id)
+        .join(JobRow, JobRow.id == LotRow.job_id)
+        .where(
+            LotRow.job_id == job_id,
+            LotRow.state == LotState.WAITING,
+            LotRow.not_before <= now(),
+            JobRow.state == "RUNNING",
+        )
+    )
+    return session.scalar(query.order_by(LotRow.created_at, LotRow.id).limit(1))
+
+
+def others_wait(session: Session, job_id: str) -> bool:
+    """Does anything of another job wait for a worker of trials?"""
+    lots = (
+        select(LotRow.id)
+        .join(JobRow, JobRow.id == LotRow.job_id)
+        .where(
+            LotRow.state == LotState.WAITING,
+            LotRow.not_before <= now(),
+            LotRow.job_id != job_id,
+            JobRow.state == "RUNNING",
+        )
+    )
+    jobs = select(JobRow.id).where(
+        JobRow.id != job_id, JobRow.state.in_(["WAITING", "PROBING", "FINISHING"]), JobRow.not_before <= now(),
+        JobRow.owner.is_(None),
+    )  # fmt: skip
+    return bool(session.scalar(select(or_(lots.exists(), jobs.exists()))))
 
 
 def trials_of_lot(session: Session, lot_id: str) -> list[TrialRow]:

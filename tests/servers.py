@@ -116,8 +116,11 @@ class PostgresServer:
                 [str(folder / "postgres"), "--version"], check=True, capture_output=True, cwd="/", **self._as
             )
         except (PermissionError, FileNotFoundError, subprocess.CalledProcessError):
-            copy = self.folder / "pginstall"
+            # Programs of a wheel find their libraries beside the package: <site>/<package>/<install>/bin, <site>/*.libs
+            copy = self.folder / "site" / "package" / folder.parent.name
             shutil.copytree(folder.parent, copy, symlinks=True)
+            for libraries in folder.parents[2].glob("*pgserver.libs"):
+                shutil.copytree(libraries, self.folder / "site" / libraries.name, symlinks=True)
             return copy / folder.name
         return folder
 

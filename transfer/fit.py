@@ -23,7 +23,8 @@ from domain.lot import LotOrder, TrialOrder
 from domain.trial import Report, TrialOutcome
 from models.weights import save_weights
 from transfer import resume
-from transfer.fold import FoldRun, Halted, Logits, Sight, measure
+from transfer.bench import Halted
+from transfer.fold import FoldRun, Logits, Sight, measure
 from transfer.loop import below
 from transfer.setting import Setting
 

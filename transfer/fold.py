@@ -1,6 +1,5 @@
 """One fit of a trial: its phases in turn, what it is ranked by, and the weights it ends with."""
 
-import copy
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,28 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from domain.errors import Invalid
-from models.build import member
-from models.facts import preprocessing_of
-from models.network import Network
+from models.network import HEAD
 from transfer.bench import Bench
 from transfer.closed_form import logits_of, solve_path
 from transfer.loop import Loop, below
 from transfer.phase import Outcome, Phase, Plan, covers
 from transfer.prefix import Prefix, open_prefix
-from transfer.setting import Setting, onlooker
+from transfer.setting import Setting
 
 Logits = NDArray[np.float32]
-
-
-class Halted(Exception):
-    """The trial was asked to pause or to stop."""
-
-    def __init__(self, answer: str) -> None:
-        super().__init__(answer)
-        self.answer = answer
 
 
 class Sight(NamedTuple):
@@ -60,52 +48,29 @@ class FoldRun:
     def __init__(self, setting: Setting, fold: int, *, choice: int | None = None) -> None:
         self.setting, self.fold = setting, fold
         self.bench = Bench(setting, fold)
-        self.net, self.parts = self.bench.net, setting.parts
-        self.new: tuple[str, ...] = ("head", *(self.net.stage_names if setting.scratch else ()))
-        self.train_only: tuple[str, ...] = ()
-        self._rebuild()
-        self.start = {n: t for n, t in self.bench.start.weights.items() if n.partition(".")[0] not in self.new}
-        self._has_plan = any(part.says("phases") for part in self.parts)
-        self._as_begun = self._copy_state() if self._has_plan else {}  # what a phase may begin from again
-        self.prepared: dict[str, Tensor] = {}
-        self.net.eval()
-        for part in self.parts:
-            if part.says("prepare"):
-                self.prepared |= part.call("prepare", self.bench)
+        self.net, self.outcomes = self.bench.net, self.bench.outcomes
+        self._planner = next((part for part in setting.parts if part.says("phases")), None)
         self.choice = choice
-        self.outcomes: list[Outcome] = []
         self.best: Best | None = None
         self.loop: Loop | None = None
         self.logits: Logits | None = None  # on val, of the weights this fit ends with
         self.candidates: Logits | None = None  # (S, n_val, C), where the last phase was a closed form
         self._steps_before = 0
-        self._worked_on: set[str] = set()  # stages that an earlier phase trained
         self._resumed: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
-        self._previous: Network | None = None  # a phase's own teacher
-
-    def _rebuild(self) -> None:
-        for place, part in enumerate(self.parts):
-            if part.says("rebuild"):
-                rng = torch.Generator().manual_seed(self.setting.seed(self.fold, 1000 + place) & (2**63 - 1))
-                rebuilt = part.call("rebuild", self.net.cpu(), rng)
-                self.net = self.bench.net = self.setting.place(rebuilt.net)
-                self.new = (*self.new, *rebuilt.new)
-                self.train_only = (*self.train_only, *rebuilt.train_only)
 
     # --- phases
 
     def run(self) -> Iterator[Sight]:
         """Carry the phases out; yields at every evaluation, the last time at share 1."""
         plan = Plan(
-            stages=self.net.stage_names, new=tuple(n for n in self.new if n != "head"),
+            stages=self.net.stage_names, new=tuple(n for n in self.bench.new if n != HEAD),
             steps=self.setting.recipe.steps, n_train=len(self.bench.train),
         )  # fmt: skip
-        planner = next((part for part in self.parts if part.says("phases")), None)
-        phases = _one_phase(plan) if planner is None else planner.call("phases", plan)
+        phases = _one_phase(plan) if self._planner is None else self._planner.call("phases", plan)
         phase: Phase | None = next(phases)
         for outcome in list(self.outcomes):  # on resume: replayed with the recorded outcomes
             if phase is not None:
-                self._note_worked_on(phase)
+                self.bench.note(phase)
                 phase = _next(phases, outcome)
         while phase is not None:
             index = len(self.outcomes)
@@ -113,7 +78,7 @@ class FoldRun:
                 sight = self._closed_form(phase, index)
             else:
                 sight = yield from self._gradient(phase, index, self._n_steps(phase, plan))
-            self._note_worked_on(phase)
+            self.bench.note(phase)
             phase = _next(phases, self.outcomes[-1])
             # Whatever the phases left unspent is spent once the last one is over.
             yield sight._replace(share=1.0 if phase is None else min(sight.share, 1 - 1e-9))
@@ -122,7 +87,7 @@ class FoldRun:
         """Train; yields the evaluations before the last and returns the last, once the outcome is recorded."""
         self._begin(phase)
         self.candidates = None
-        loop = self.loop = Loop(self, phase, index, n_steps)
+        loop = self.loop = Loop(self.bench, phase, index, n_steps)
         if self._resumed is not None:
             loop.restore(*self._resumed)
             self._resumed = None
@@ -143,9 +108,9 @@ class FoldRun:
         if self._resumed is not None:
             return
         if phase.teacher == "previous":
-            self._previous = onlooker(copy.deepcopy(self.net))
+            self.bench.keep_as_teacher()
         if phase.begin == "start" and self.outcomes:
-            self._load_state(self._as_begun)
+            self.bench.begin_again()
             self.best = None  # what came before is another story
         elif phase.begin == "best" and self.best is not None:
             self._load_state(self.best.state)
@@ -172,7 +137,7 @@ class FoldRun:
             better = self.best is None or rank > self.best.rank
             if better:
                 state = {}
-                if self._has_plan or (loop.phase.keep == "best" and self.setting.n_fits == 1):
+                if self._planner or (loop.phase.keep == "best" and self.setting.n_fits == 1):
                     with loop.averaged():
                         state = self._copy_state(self.best.state if self.best else None)
                 self.best = Best(rank, self.logits, state, value, found["log_loss"])
@@ -192,10 +157,10 @@ class FoldRun:
             raise Invalid(
                 "closed_form_needs_linear_head", "a closed form solves a linear head; choose head.kind linear"
             )
-        self.ask()
+        self.bench.ask()
         self._begin(phase)
         depth = self.net.n_stages
-        prefix = open_prefix(self.setting, depth, untouched=not self.touched(depth))
+        prefix = open_prefix(self.setting, depth, untouched=not self.bench.touched(depth))
         self.net.eval()
         if not prefix.fill(self.net, np.concatenate([self.bench.train, self.bench.val])):
             raise Invalid("features_too_large", "the features of this dataset do not fit into memory")
@@ -203,7 +168,7 @@ class FoldRun:
         value, terms, choice = None, {}, self.choice
         if len(self.bench.val):
             self.candidates = logits_of(answers, self._features(prefix, self.bench.val))
-            choice, value, found = self.choose(self.candidates, self._val_targets())
+            choice, value, found = self.choose(self.candidates, self.bench.val_labels)
             self.logits = self.candidates[choice]
             terms = {f"val/{name}": number for name, number in found.items()}
         if choice is None:
@@ -232,56 +197,14 @@ class FoldRun:
 
     # --- ranking
 
-    def _val_targets(self) -> NDArray[np.int64]:
-        targets: NDArray[np.int64] = self.setting.problem.labels[self.bench.val]
-        return targets
-
     def measure(self, logits: Logits, targets: NDArray[np.int64] | None = None) -> tuple[float, Mapping[str, float]]:
         """The objective, and every metric, of predictions on val."""
-        return measure(self.setting, logits, self._val_targets() if targets is None else targets)
+        return measure(self.setting, logits, self.bench.val_labels if targets is None else targets)
 
     def rank(self, value: float, log_loss: float) -> tuple[float, float]:
         """Larger is better; of equals the one with the lower log-loss."""
         sign = -1 if self.setting.order.objective.direction == "minimize" else 1
         return sign * value, -log_loss
-
-    # --- what steps ask for
-
-    def ask(self) -> None:
-        if (answer := self.setting.stopped()) != "go":
-            raise Halted(answer)
-
-    def touched(self, depth: int) -> bool:
-        """Whether an earlier phase trained any of the first `depth` stages."""
-        return bool(self._worked_on.intersection(self.net.stage_names[:depth]))
-
-    def _note_worked_on(self, phase: Phase) -> None:
-        if phase.solve == "gradient":
-            self._worked_on |= {name.partition(".")[0] for name in phase.trainable}
-
-    def look_source(self, inputs: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        with self.setting.autocast():
-            logits, taps = self.setting.source.forward_with_taps(inputs)
-        return logits.float(), taps
-
-    def look_teacher(self, inputs: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The teacher sees the student's very views, at its own resolution and normalisation."""
-        if self._previous is not None:
-            with self.setting.autocast():
-                logits, taps = self._previous.forward_with_taps(inputs)
-            return logits.float(), taps
-        teacher, files = self.setting.teacher, self.setting.trial.teacher
-        own, its = self.setting.preprocessing, preprocessing_of(member(teacher.backbone))
-        views = inputs
-        if (own.mean, own.std) != (its.mean, its.std):
-            ratio, shift = _renormalisation(own.mean, own.std, its.mean, its.std, inputs.device)
-            views = views * ratio + shift
-        if files is not None and files.resolution != inputs.shape[-1]:
-            size = (files.resolution, files.resolution)
-            views = functional.interpolate(views, size, mode="bilinear", antialias=files.resolution < inputs.shape[-1])
-        with self.setting.autocast():
-            logits, taps = teacher.forward_with_taps(views)
-        return logits.float(), taps
 
     # --- state
 
@@ -299,7 +222,7 @@ class FoldRun:
 
     def weights(self) -> dict[str, Tensor]:
         """The checkpoint: everything but what exists for training alone."""
-        return {n: t for n, t in self.net.state_dict().items() if not covers(self.train_only, n)}
+        return {n: t for n, t in self.net.state_dict().items() if not covers(self.bench.train_only, n)}
 
     def facts(self) -> dict[str, Any]:
         best = self.best
@@ -319,8 +242,8 @@ class FoldRun:
             found["logits"] = torch.from_numpy(self.logits)
         if self.candidates is not None:
             found["candidates"] = torch.from_numpy(self.candidates)
-        if self._previous is not None:
-            found |= {f"previous/{name}": tensor for name, tensor in self._previous.state_dict().items()}
+        if self.bench.previous is not None:
+            found |= {f"previous/{name}": tensor for name, tensor in self.bench.previous.state_dict().items()}
         if self.loop is not None:
             found |= {f"loop/{name}": tensor for name, tensor in self.loop.tensors().items()}
         return found
@@ -328,7 +251,7 @@ class FoldRun:
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Continue where `facts()` and `tensors()` were taken."""
         self._load_state(below(tensors, "net"))
-        self.outcomes = [Outcome(**outcome) for outcome in facts["outcomes"]]
+        self.outcomes[:] = [Outcome(**outcome) for outcome in facts["outcomes"]]
         self.choice, self._steps_before = facts["choice"], facts["steps_before"]
         self.logits = tensors["logits"].numpy() if "logits" in tensors else None
         self.candidates = tensors["candidates"].numpy() if "candidates" in tensors else None
@@ -339,8 +262,9 @@ class FoldRun:
             rank, logits = (best["rank"][0], best["rank"][1]), tensors["best_logits"].numpy()
             self.best = Best(rank, logits, state, best["value"], best["log_loss"])
         if previous := below(tensors, "previous"):
-            self._previous = onlooker(copy.deepcopy(self.net))
-            self._previous.load_state_dict(previous)
+            self.bench.keep_as_teacher()
+            if self.bench.previous is not None:
+                self.bench.previous.load_state_dict(previous)
         if facts["loop"] is not None:
             self._resumed = (facts["loop"], below(tensors, "loop"))
 
@@ -360,13 +284,3 @@ def _next(phases: Generator[Phase, Outcome, None], outcome: Outcome) -> Phase | 
         return phases.send(outcome)
     except StopIteration:
         return None
-
-
-def _renormalisation(
-    mean: tuple[float, ...], std: tuple[float, ...], to_mean: tuple[float, ...], to_std: tuple[float, ...],
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """x normalised by (mean, std) -> ratio * x + shift, normalised by (to_mean, to_std)."""
-    a, b, c, d = (np.asarray(v) for v in (mean, std, to_mean, to_std))
-    both = [torch.from_numpy(v.astype(np.float32)).to(device).view(1, 3, 1, 1) for v in (b / d, (a - c) / d)]
-    return both[0], both[1]

@@ -8,7 +8,7 @@ tensors of `tensors()` and the counters of `facts()` are all that an interrupted
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
-from transfer.bench import Pools
+from transfer.bench import Bench
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer, cosine
 from transfer.parts import BoundPart
 from transfer.phase import Phase, covers
 from transfer.prefix import Prefix, open_prefix
 from transfer.step import PartState, Step, View, Weights
 from transfer.views import Items
-
-if TYPE_CHECKING:
-    from transfer.fold import FoldRun
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
@@ -41,23 +38,22 @@ class Diverged(GraftError):
 class Loop:
     """One phase solved by gradient descent."""
 
-    def __init__(self, run: "FoldRun", phase: Phase, index: int, n_steps: int) -> None:
-        self.run, self.phase, self.index, self.n_steps = run, phase, index, n_steps
-        self.setting, self.bench, self.net = run.setting, run.bench, run.net
-        self.recipe = run.setting.recipe
+    def __init__(self, bench: Bench, phase: Phase, index: int, n_steps: int) -> None:
+        self.bench, self.phase, self.index, self.n_steps = bench, phase, index, n_steps
+        self.setting, self.net, self.recipe = bench.setting, bench.net, bench.recipe
         self.step, self.epoch, self.batch = 0, 0, 0  # `batch` counts within the epoch
-        self.seed = run.setting.seed(run.fold, 1 + index)
-        self.states = {part.key: PartState() for part in run.parts if part.says("after_step")}
-        self._after = [(part, self.states[part.key]) for part in run.parts if part.says("after_step")]
-        self._losses = [p for p in run.parts if p.says("loss") and p.slot != "distillation"]
-        self._distillations = [p for p in run.parts if p.says("loss") and p.slot == "distillation"]
-        self._needs_taps = any("taps" in part.needs for part in run.parts)
-        self._wants_input_gradient = any(getattr(part.module, "INPUT_GRADIENT", False) for part in run.parts)
-        self._draw = next((part for part in run.parts if part.says("draw")), None)
+        self.seed = self.setting.seed(bench.fold, 1 + index)
+        self.states = {part.key: PartState() for part in bench.parts if part.says("after_step")}
+        self._after = [(part, self.states[part.key]) for part in bench.parts if part.says("after_step")]
+        self._losses = [p for p in bench.parts if p.says("loss") and p.slot != "distillation"]
+        self._distillations = [p for p in bench.parts if p.says("loss") and p.slot == "distillation"]
+        self._needs_taps = any("taps" in part.needs for part in bench.parts)
+        self._wants_input_gradient = any(getattr(part.module, "INPUT_GRADIENT", False) for part in bench.parts)
+        self._draw = next((part for part in bench.parts if part.says("draw")), None)
         self.n_bad = 0  # evaluations since the best one
         self._sums: dict[str, Tensor] = {}
         self._n_summed = 0
-        self._items: Items = run.bench.train
+        self._items: Items = bench.train
         self._set_trainable()
         self.optimizer = self._make_optimizer()
         self._choose_prefix()
@@ -73,7 +69,7 @@ class Loop:
         }  # fmt: skip
         # Which batch norms only look at the running statistics: those of frozen stages, and by the recipe's mode those
         # that came from the source. What has no start has no statistics worth keeping.
-        new, mode = self.run.new, self.recipe.batch_norm
+        new, mode = self.bench.new, self.recipe.batch_norm
         frozen = {name for name in norms if not covers(trainable, name)}
         held = {name for name in norms if mode != "train" and not covers(new, name)}
         self._still_norms = [norms[name] for name in frozen | held]
@@ -95,7 +91,7 @@ class Loop:
             if buffer.is_floating_point() and name.rpartition(".")[0] in norms.keys() - frozen - held
         }  # fmt: skip
         self.weights = Weights(
-            self.tensors_of_net, self.run.start, buffers=moving,
+            self.tensors_of_net, self.bench.start, buffers=moving,
             decoupled=OPTIMIZERS[self.recipe.optimizer.name].decoupled,
         )  # fmt: skip
         self._random_layers = any(
@@ -114,7 +110,7 @@ class Loop:
         for name in self.weights:
             unit = name.partition(".")[0]
             lr, momentum = given.lr_head, given.momentum
-            if unit in stages and not covers(self.run.new, name):
+            if unit in stages and not covers(self.bench.new, name):
                 lr *= given.inner_ratio * given.stage_decay ** (len(stages) - 1 - stages.index(unit))
             special = next((p for p in self.phase.optimizer if covers((p,), name)), None)
             if special is not None:
@@ -135,8 +131,8 @@ class Loop:
         self._trains_on_prefix = False
         if self.depth == 0 or self._wants_input_gradient or self._needs_taps:
             return
-        prefix = open_prefix(self.setting, self.depth, untouched=not self.run.touched(self.depth))
-        looks_back = any("teacher" in part.needs for part in self.run.parts)
+        prefix = open_prefix(self.setting, self.depth, untouched=not self.bench.touched(self.depth))
+        looks_back = any("teacher" in part.needs for part in self.bench.parts)
         trains = (
             self.setting.task.fixed_views(self.recipe.data) and not looks_back
             and self.n_steps * self.recipe.data.batch_size >= len(self.bench.train)
@@ -154,7 +150,7 @@ class Loop:
         self._open_epoch()
         rate = self.recipe.optimizer.warmup_frac
         while self.step < self.n_steps:
-            self.run.ask()
+            self.bench.ask()
             if self.batch == self._n_batches:
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._open_epoch()
@@ -176,7 +172,7 @@ class Loop:
             rates = self.optimizer.rates(factor)
             with torch.no_grad():
                 for part, state in self._after:
-                    part.call("after_step", self.weights, self.run.start, rates, state)
+                    part.call("after_step", self.weights, self.bench.start, rates, state)
         if self.setting.device.type == "cpu" or self.step % CHECK_EVERY_ON_DEVICE == 0:
             self.check()
 
@@ -194,10 +190,10 @@ class Loop:
             inputs.requires_grad_(True)
         return Step(
             inputs=inputs, targets=targets, weights=self.weights, progress=self.step / self.n_steps,
-            seed=(self.seed, self.step, 1), prepared=self.run.prepared,
+            seed=(self.seed, self.step, 1), prepared=self.bench.prepared,
             student=View(lambda x: self._student(x, depth), inputs, attached=True),
-            source=lambda: View(self.run.look_source, inputs, attached=False),
-            teacher=lambda: View(self.run.look_teacher, inputs, attached=False),
+            source=lambda: View(self.bench.look_source, inputs, attached=False),
+            teacher=lambda: View(self.bench.look_teacher, inputs, attached=False),
             task_loss=self._task_loss,
         )  # fmt: skip
 
@@ -242,9 +238,8 @@ class Loop:
         if self._draw is None:
             self._items = rng.permutation(self.bench.train)
         else:
-            pools = Pools(self.bench.train, self.bench.train_labels, self.run.prepared)
-            outcome = self.run.outcomes[-1] if self.run.outcomes else None
-            self._items = self._draw.call("draw", pools, outcome, rng)
+            outcome = self.bench.outcomes[-1] if self.bench.outcomes else None
+            self._items = self._draw.call("draw", self.bench.pools, outcome, rng)
         # What is left over at the end of an epoch is dropped: a batch of two spoils batch norm. It comes again.
         self._n_batches = max(1, len(self._items) // self.recipe.data.batch_size)
 
@@ -267,7 +262,7 @@ class Loop:
             if not math.isfinite(total.item()):
                 raise Diverged(
                     "diverged", f"the {name} loss is {total.item()} in epoch {self.epoch + 1} (step {self.step + 1} of "
-                    f"{self.n_steps}, fold {self.run.fold}); lower learning rates or clip the gradient",
+                    f"{self.n_steps}, fold {self.bench.fold}); lower learning rates or clip the gradient",
                     epoch=self.epoch + 1, term=name,
                 )  # fmt: skip
 

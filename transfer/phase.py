@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from torch import nn
+from models.network import Network
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Phase:
     `terms` weighs the task loss ("task") and the losses of parts (by name or slot); empty: everything counts once,
     otherwise what is not named counts nothing. `share` is the part of the fit's steps, None takes what is left.
     "best" is the best evaluation on val of this fit since it last began from the start, whichever phase it fell into.
-    `patience` ends the phase after so many evaluations without a lower log-loss on val.
+    `patience` ends the phase after so many evaluations on val in a row that were no better than the best.
     """
 
     trainable: tuple[str, ...]  # stages, "head", or any prefix of a weight's name
@@ -86,7 +86,7 @@ class Rebuilt(NamedTuple):
     """What `rebuild` returns: the changed network, prefixes of weights that have no start any more, and prefixes of
     weights that exist for training alone and are left out of the checkpoint."""
 
-    net: nn.Module
+    net: Network
     new: tuple[str, ...] = ()
     train_only: tuple[str, ...] = ()
 

@@ -5,6 +5,7 @@ submit, after every lot, and from the sweep. It never touches a network, and ask
 the loser of a race inserts nothing.
 """
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from domain.catalogue import catalogue
 from domain.default_space import anchors
-from domain.errors import GraftError
+from domain.errors import Conflict, GraftError
 from domain.job import JobSpec
 from domain.recipe import refusals
 from domain.states import JobState, LotState, TrialState
@@ -22,11 +23,23 @@ from store.blob_rows import drop_ref
 from store.clock import now
 from store.moves import become
 from store.session import after_commit
-from store.tables import JobRow, TrialRow
-from store.trials import NewTrial, best_trials, insert_lot, lots_of, set_trial_facts, trials_of, trials_of_lot
+from store.tables import JobRow
+from store.trials import (
+    NewTrial,
+    TrialSketch,
+    best_trials,
+    insert_lot,
+    lots_of,
+    set_trial_facts,
+    sketch_trials,
+    trials_of_lot,
+    trials_with_blobs,
+)
 from store.workers import live_workers
 from worker.context import Context
 from worker.searches import SEARCHES, read_history
+
+log = logging.getLogger(__name__)
 
 MAX_TRIES = 20  # proposals for one number before an illegal combination counts as the space's fault
 SAME_FAILURES = 3  # first trials that all fail alike end the job
@@ -39,19 +52,33 @@ class Plan:
     spec: JobSpec
     first: int  # next free trial number
     n_new: int  # lots to insert now
+    waiting: tuple[str, ...]  # lots inserted before
 
 
 def advance(context: Context, job_id: str) -> None:
-    with context.transaction() as session:
-        # Lots first, job second: the order in which everybody locks.
-        job = session.get(JobRow, job_id, populate_existing=True)
-        if job is None:
-            return
-        plan = _settle(context, session, job)
-    for number in range(plan.first, plan.first + plan.n_new) if plan else ():
-        assert plan is not None
-        if not _insert(context, job_id, plan, number):
-            return
+    """Do the next legal thing for a job, and ring for every lot that waits."""
+    for lot_id in next_lots(context, job_id):
+        context.doorbell.wake("run_lot", lot_id)
+
+
+def next_lots(context: Context, job_id: str) -> list[str]:
+    """Do the next legal thing for a job; returns its waiting lots, which nobody has been told of yet."""
+    try:
+        with context.transaction() as session:
+            job = session.get(JobRow, job_id, populate_existing=True)
+            plan = _settle(context, session, job) if job is not None else None
+    except Conflict as moved:  # by another process, between our reading and our writing: it has done our work
+        log.info("%s", moved.detail)
+        return []
+    if plan is None:
+        return []
+    waiting = list(plan.waiting)
+    for number in range(plan.first, plan.first + plan.n_new):
+        lot_id = _insert(context, job_id, plan, number)
+        if lot_id is None:
+            break
+        waiting.append(lot_id)
+    return waiting
 
 
 def elapsed_s(session: Session, job: JobRow) -> float:
@@ -71,30 +98,35 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
         return None
     if state.finished or state == JobState.FINISHING:
         _cancel_waiting(session, job.id)
+        if state in (JobState.CANCELLED, JobState.FAILED):
+            _free(context, session, job.id, kept=set(), anchors_too=True)
         if state == JobState.FINISHING and not lots_of(session, job.id, [LotState.RUNNING]):
             after_commit(session, partial(context.doorbell.wake, "finish_job", job.id))
         return None
     if state != JobState.RUNNING:
         return None
     spec = JobSpec.model_validate(job.spec)
-    trials = trials_of(session, job.id)
-    _drop_checkpoints(context, session, job, spec)
+    trials = sketch_trials(session, job.id)
+    best = best_trials(session, job.id, direction=spec.objective.direction, limit=spec.keep_top)
+    _free(context, session, job.id, kept={t.id for t in best})
     over = _why_over(session, job, spec, trials)
     if over is not None:
         _end(context, session, job, trials, over)
         return None
     open_lots = lots_of(session, job.id, [LotState.WAITING, LotState.RUNNING])
-    for lot in open_lots:
-        if lot.state == LotState.WAITING:
-            after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
     n_parallel = spec.parallel or max(1, len(live_workers(session, "trials", 3 * context.settings.heartbeat_s)))
-    left = n_parallel - len(open_lots)
+    s_per_trial = float((job.estimate or {}).get("s_per_trial", 0.0))
+    ahead = 2 if s_per_trial < context.settings.ask_ahead_below_s else 1
+    left = n_parallel * ahead - len(open_lots)
     if spec.budget.trials is not None:
         left = min(left, spec.budget.trials - len(trials))
-    return Plan(spec, first=max((t.number for t in trials), default=-1) + 1, n_new=max(0, left))
+    return Plan(
+        spec, first=max((t.number for t in trials), default=-1) + 1, n_new=max(0, left),
+        waiting=tuple(lot.id for lot in open_lots if lot.state == LotState.WAITING),
+    )  # fmt: skip
 
 
-def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialRow]) -> str | None:
+def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSketch]) -> str | None:
     """budget or failures, if the search has come to its end."""
     if spec.budget.wall_s is not None and elapsed_s(session, job) >= spec.budget.wall_s:
         return "budget"
@@ -106,7 +138,7 @@ def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialRo
     return "budget" if done else None
 
 
-def _end(context: Context, session: Session, job: JobRow, trials: list[TrialRow], over: str) -> None:
+def _end(context: Context, session: Session, job: JobRow, trials: list[TrialSketch], over: str) -> None:
     """No more trials: wait for those that run (they are told to stop), then finish with the best, if there is one."""
     _cancel_waiting(session, job.id)
     if lots_of(session, job.id, [LotState.RUNNING]):
@@ -133,12 +165,11 @@ def _cancel_waiting(session: Session, job_id: str) -> None:
         become(session, lot, LotState.DONE)
 
 
-def _drop_checkpoints(context: Context, session: Session, job: JobRow, spec: JobSpec) -> None:
-    """Keep the weights of the anchors and the best few; free those of every other trial that has ended."""
-    kept = {t.id for t in best_trials(session, job.id, direction=spec.objective.direction, limit=spec.keep_top)}
-    for trial in trials_of(session, job.id, [s for s in TrialState if s.finished]):
+def _free(context: Context, session: Session, job_id: str, *, kept: set[str], anchors_too: bool = False) -> None:
+    """Free the weights of ended trials but for the `kept` ones and the anchors; resume points go with their trial."""
+    for trial in trials_with_blobs(session, job_id):
         columns = ["resume_blob"]
-        if trial.anchor is None and trial.id not in kept:
+        if trial.id not in kept and (anchors_too or trial.anchor is None):
             columns += ["checkpoint_blob", "predictions_blob"]
         gone = {c: key for c in columns if (key := getattr(trial, c)) is not None}
         for key in gone.values():
@@ -148,8 +179,8 @@ def _drop_checkpoints(context: Context, session: Session, job: JobRow, spec: Job
             set_trial_facts(session, trial, **dict.fromkeys(gone))
 
 
-def _insert(context: Context, job_id: str, plan: Plan, number: int) -> bool:
-    """Insert trial `number` as a lot of its own; False if another process was faster."""
+def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | None:
+    """Insert trial `number` as a lot of its own; None if another process was faster."""
     fixed = anchors(plan.spec) if plan.spec.anchors else []
     with SEARCHES.of(job_id, plan.spec) as search:
         if number < len(fixed):
@@ -168,14 +199,13 @@ def _insert(context: Context, job_id: str, plan: Plan, number: int) -> bool:
                 new = _propose(search, plan.spec, number)
             except GraftError as error:
                 _fail(context, job_id, error)
-                return False
+                return None
         with context.transaction() as session:
             lot = insert_lot(session, job_id, [new])
-            if lot is not None:
-                after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
         if lot is None:
             search.forget(number)
-    return lot is not None
+            return None
+    return lot.id
 
 
 def _propose(search: Search, spec: JobSpec, number: int) -> NewTrial:

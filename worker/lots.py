@@ -22,8 +22,16 @@ from store.leases import claim, hold
 from store.moves import become
 from store.session import after_commit
 from store.tables import DatasetRow, JobRow, LotRow, TrialRow
-from store.trials import best_trials, note_best, record_reports, set_trial_facts, trials_of_lot
-from worker.advance import advance, elapsed_s
+from store.trials import (
+    best_trials,
+    note_best,
+    others_wait,
+    record_reports,
+    set_trial_facts,
+    trials_of_lot,
+    waiting_lot,
+)
+from worker.advance import advance, elapsed_s, next_lots
 from worker.context import Context
 from worker.crew import ChildDied, precision_of
 from worker.files import fetch_folder, pack_folder, source_files, teacher_files
@@ -61,25 +69,50 @@ class Progress:
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     wishes: dict[str, tuple[Wish, str]] = field(default_factory=dict)  # trial -> (wish, why)
     looked_at: float = 0.0
+    closed: bool = False  # the lot is DONE: its last trial's end was written
 
 
 def run_lot(context: Context, lot_id: str) -> None:
-    claimed = _claim(context, lot_id)
-    if claimed is None:
-        _report_stray(context, lot_id)
-        return
-    scratch = context.cache / "scratch" / f"{lot_id}-{claimed.fence}"
+    """Train a lot, and then the next ones of its job, unless something else waits for this worker."""
+    next_id: str | None = lot_id
+    while next_id is not None:
+        claimed = _claim(context, next_id)
+        if claimed is None:
+            _report_stray(context, next_id)
+            return
+        _run(context, claimed)
+        next_id = _continue(context, claimed.job_id)
+
+
+def _run(context: Context, claimed: Claimed) -> None:
+    scratch = context.cache / "scratch" / f"{claimed.lot_id}-{claimed.fence}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        with Lease(context, LotRow, lot_id, claimed.fence) as lease:
+        with Lease(context, LotRow, claimed.lot_id, claimed.fence) as lease:
             _train(context, claimed, lease, scratch)
     except LeaseLost as lost:
         log.warning("%s: stopping work that is no longer ours", lost.detail)
         context.crew.stop()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    advance(context, claimed.job_id)
+
+
+def _continue(context: Context, job_id: str) -> str | None:
+    """The lot to train next without a message in between: one asked ahead, or else a new one."""
+    if context.stopping.is_set():
+        advance(context, job_id)
+        return None
+    with context.reading() as session:
+        taken_up = others_wait(session, job_id)
+        asked = None if taken_up else waiting_lot(session, job_id)
+    if asked is not None:
+        return asked  # what follows from the last result is done while this one trains
+    waiting = next_lots(context, job_id)
+    mine = waiting.pop(0) if waiting and not taken_up else None
+    for lot_id in waiting:
+        context.doorbell.wake("run_lot", lot_id)
+    return mine
 
 
 def _report_stray(context: Context, lot_id: str) -> None:
@@ -124,6 +157,8 @@ def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> N
         context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S))
         progress = Progress(looked_at=time.monotonic())
         for message in context.crew.news(timeout_s=0.2):
+            if progress.closed:
+                continue
             lease.check()
             _take(context, claimed, progress, message)
             if time.monotonic() - progress.looked_at >= LOOK_EVERY_S:
@@ -139,7 +174,8 @@ def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> N
     except GraftError as error:
         _fail(context, claimed, error.code, error.detail)
     else:
-        _close(context, claimed)
+        if not progress.closed:
+            _hand_back(context, claimed)
 
 
 def _take(context: Context, claimed: Claimed, progress: Progress, message: FromChild | None) -> None:
@@ -153,6 +189,7 @@ def _take(context: Context, claimed: Claimed, progress: Progress, message: FromC
             hold(session, LotRow, claimed.lot_id, claimed.fence)
             trial = session.get_one(TrialRow, message.trial_id)
             set_trial_facts(session, trial, attrs={**trial.attrs, "first_step_at": message.at})
+        advance(context, claimed.job_id)  # nothing else to do here while the trial process trains
     elif isinstance(message, Resumable):
         _write_reports(context, claimed, progress)
         _keep_resume_point(context, claimed, message)
@@ -257,7 +294,7 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
     elif state == TrialState.PRUNED and (why != "pruned" or outcome.value is None):
         state = TrialState.CANCELLED  # stopped by the budget, the user or a failing lease, not for what it showed
     with context.transaction() as session:
-        hold(session, LotRow, claimed.lot_id, claimed.fence)
+        lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
         trial = session.get_one(TrialRow, outcome.trial_id)
         for key, info in stored:
             add_blob(session, claimed.workspace_id, key, info, trial.id)
@@ -271,16 +308,15 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
             best = best_trials(session, claimed.job_id, direction=claimed.spec.objective.direction)
             if best and best[0].id == trial.id:
                 note_best(session, session.get_one(JobRow, claimed.job_id), trial)
+        if all(TrialState(t.state).finished for t in trials_of_lot(session, lot.id)):
+            become(session, lot, LotState.DONE)
+            progress.closed = True
 
 
-def _close(context: Context, claimed: Claimed) -> None:
-    """Every trial has ended, or waits to be resumed: the lot is done, or goes back without a fault."""
+def _hand_back(context: Context, claimed: Claimed) -> None:
+    """Trials of this lot were told to pause: it waits to be resumed, and nobody is at fault."""
     with context.transaction() as session:
         lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
-        open_trials = [t for t in trials_of_lot(session, lot.id) if not TrialState(t.state).finished]
-        if not open_trials:
-            become(session, lot, LotState.DONE)
-            return
         become(session, lot, LotState.WAITING, attempt=lot.attempt - 1, woken_at=0.0)
         after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain.job import JobSpec
 from domain.states import TrialState
 from search.study import Past, Search
-from store.trials import reports_of, trials_of
+from store.trials import reports_of, sketch_trials, trials_by_id
 
 MAX_KEPT = 16
 
@@ -43,7 +43,8 @@ SEARCHES = Searches()
 
 def read_history(session: Session, job_id: str, search: Search) -> list[Past]:
     """The trials that `search` has not seen finished, with their curves."""
-    rows = [t for t in trials_of(session, job_id) if t.number not in search.finished]
+    news = [t.id for t in sketch_trials(session, job_id) if t.number not in search.finished]
+    rows = trials_by_id(session, news)
     curves: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for report in reports_of(session, [t.id for t in rows if t.anchor is None or t.state == "COMPLETE"]):
         if report.value is not None:

@@ -157,7 +157,7 @@ def probe(order: LotOrder, n_steps: int) -> dict[str, object]:
 
 def _save(line: Line, fit: Fit, trial_id: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    fit.save(folder)
+    fit.save(folder, trial_id)
     line.send(Resumable(trial_id=trial_id, folder=str(folder)))
 
 

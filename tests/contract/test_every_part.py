@@ -53,7 +53,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> TeacherFiles:
 
 
 def order_with(
-    part: PartFacts, params: dict[str, Any], pack: Path, source: Path, teacher: TeacherFiles, scratch: Path, **given: Any
+    part: PartFacts,
+    params: dict[str, Any],
+    pack: Path,
+    source: Path,
+    teacher: TeacherFiles,
+    scratch: Path,
+    **given: Any,
 ) -> LotOrder:
     recipe = make_recipe(BACKBONE, **{"steps": 8, "batch_norm": "eval", part.slot: (part.name, params), **given})
     return make_order(recipe, pack, source, scratch, teacher=teacher if "teacher" in part.needs else None)

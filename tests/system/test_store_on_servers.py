@@ -2,11 +2,13 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from store.events import since, tell
 from store.jobs import create_job
 from store.keys import ensure_first_key
 from store.leases import claim, due, take_turn
-from store.migrate import migrate
+from store.migrate import check, migrate
 from store.queue import CeleryDoorbell, open_doorbell
 from store.session import make_engine, reading, transaction
 from store.settings import Settings
@@ -206,9 +208,18 @@ def test_processes_that_start_at_once_agree_on_the_first_key(engine: Engine, tmp
         assert session.scalar(select(func.count()).select_from(ApiKeyRow)) == 1
 
 
-def test_processes_that_migrate_at_once_queue(postgres_admin_url: str) -> None:
-    with fresh_database(postgres_admin_url) as url:
-        at_once(lambda _: migrate(url))
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_processes_that_migrate_at_once_queue(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    with ExitStack() as stack:
+        url = f"sqlite:///{tmp_path}/new.db"
+        if kind == "postgresql":
+            url = stack.enter_context(fresh_database(request.getfixturevalue("postgres_admin_url")))
+        environment = {**os.environ, "GRAFT_DATABASE_URL": url}
+        command = [sys.executable, "-m", "store.migrate"]
+        runs = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) for _ in range(4)]
+        errors = [run.communicate(timeout=120)[1] for run in runs]
+        assert [run.returncode for run in runs] == [0] * 4, errors
+        check(url)
 
 
 def test_the_last_two_owners_of_a_blob_let_go_at_once(engine: Engine) -> None:

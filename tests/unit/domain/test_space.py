@@ -14,7 +14,11 @@ SPACE = Space(
         Dimension(path="lr", range=FloatRange(low=1e-3, high=1e-1, log=True, default=1e-2)),
         Dimension(path="depth", range=IntRange(low=0, high=4, default=0)),
         Dimension(path="slot", range=Choice(options=("a", "b"), default="a")),
-        Dimension(path="slot.a.x", range=FloatRange(low=0, high=1, default=0.5), when=(Condition(path="slot", values=("a",)),)),
+        Dimension(
+            path="slot.a.x",
+            range=FloatRange(low=0, high=1, default=0.5),
+            when=(Condition(path="slot", values=("a",)),),
+        ),
     ),
     fixed={"name": "sgd"},
 )  # fmt: skip

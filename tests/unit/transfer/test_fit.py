@@ -22,7 +22,9 @@ from transfer.parts import load
 from transfer.setting import TRAIN, VAL
 
 
-def logits_from(weights: str, pack: Path, rows: np.ndarray, backbone: str = "tiny_smallnet", head: str = "linear") -> np.ndarray:
+def logits_from(
+    weights: str, pack: Path, rows: np.ndarray, backbone: str = "tiny_smallnet", head: str = "linear"
+) -> np.ndarray:
     """What the checkpoint says, by the road that the report takes."""
     net = build(backbone, n_classes=3, head=head)
     load_start(net, Path(weights), with_head=True)
@@ -32,8 +34,8 @@ def logits_from(weights: str, pack: Path, rows: np.ndarray, backbone: str = "tin
 
 @pytest.mark.parametrize(
     ("given", "folds"),
-    [({"steps": 30}, 1), ({"steps": 20, "averaging": ("ema", {"decay": 0.9})}, 1), ({"schedule": ("linear_probe", {})}, 1),
-     ({"steps": 20, "head": {"kind": "mlp"}}, 1)],
+    [({"steps": 30}, 1), ({"steps": 20, "averaging": ("ema", {"decay": 0.9})}, 1),
+     ({"schedule": ("linear_probe", {})}, 1), ({"steps": 20, "head": {"kind": "mlp"}}, 1)],
 )  # fmt: skip
 def test_the_checkpoint_says_what_the_predictions_say(
     given: dict, folds: int, pack: Path, source: Path, tmp_path: Path
@@ -108,7 +110,9 @@ def test_every_fold_is_ranked_once_and_the_closing_fit_sees_all(pack: Path, sour
 def test_a_probe_across_folds_takes_the_strength_that_is_best_on_all_of_them(
     pack: Path, source: Path, tmp_path: Path
 ) -> None:
-    order = make_order(make_recipe(schedule=("linear_probe", {})), pack, source, tmp_path, n_folds=3, objective="log_loss")
+    order = make_order(
+        make_recipe(schedule=("linear_probe", {})), pack, source, tmp_path, n_folds=3, objective="log_loss"
+    )
     fit, _ = train(order)
     outcome = fit.outcome("tr_1")
     choice = outcome.facts["phases"][-1]["choice"]
@@ -218,7 +222,9 @@ def test_train_and_val_are_told_apart(pack: Path, source: Path, tmp_path: Path) 
     np.save(other / "labels.npy", labels)
     recipe = make_recipe(steps=2)  # one evaluation, so the best weights are the last ones
     one, two = (
-        load_file(train(make_order(recipe, folder, source, tmp_path / f"out {place}"))[0].outcome("tr_1").files["weights"])
+        load_file(
+            train(make_order(recipe, folder, source, tmp_path / f"out {place}"))[0].outcome("tr_1").files["weights"]
+        )
         for place, folder in enumerate((pack, other))
     )
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -28,7 +28,7 @@ def everything(run: FoldRun) -> Phase:
 def test_the_rate_falls_from_the_head_to_the_stem(pack: Path, source: Path, tmp_path: Path) -> None:
     recipe = make_recipe(optimizer={"lr_head": 0.1, "inner_ratio": 0.5, "stage_decay": 0.2})
     run = open_run(recipe, pack, source, tmp_path)
-    peak = Loop(run, everything(run), 0, 10).optimizer.peak
+    peak = Loop(run.bench, everything(run), 0, 10).optimizer.peak
     assert peak["head.weight"] == 0.1
     assert peak["block3.conv.weight"] == pytest.approx(0.05)
     assert peak["block2.bn.bias"] == pytest.approx(0.01)
@@ -38,7 +38,7 @@ def test_the_rate_falls_from_the_head_to_the_stem(pack: Path, source: Path, tmp_
 def test_new_stages_train_at_the_heads_rate_and_have_no_start(pack: Path, source: Path, tmp_path: Path) -> None:
     recipe = make_recipe(surgery=("reinit_above", {"depth": 2}), optimizer={"lr_head": 0.1, "inner_ratio": 0.5})
     run = open_run(recipe, pack, source, tmp_path)
-    loop = Loop(run, everything(run), 0, 10)
+    loop = Loop(run.bench, everything(run), 0, 10)
     assert loop.optimizer.peak["block3.conv.weight"] == 0.1
     assert loop.optimizer.peak["block2.conv.weight"] == pytest.approx(0.05)
     assert "block3.conv.weight" in loop.weights.new("kernels")[0]
@@ -50,7 +50,7 @@ def test_new_stages_train_at_the_heads_rate_and_have_no_start(pack: Path, source
 def test_a_phase_may_give_a_part_of_the_net_its_own_rate(pack: Path, source: Path, tmp_path: Path) -> None:
     run = open_run(make_recipe(), pack, source, tmp_path)
     phase = Phase(trainable=("block3", "head"), optimizer={"block3": OptimizerSpec(lr=0.7)})
-    assert Loop(run, phase, 0, 10).optimizer.peak["block3.bn.weight"] == 0.7
+    assert Loop(run.bench, phase, 0, 10).optimizer.peak["block3.bn.weight"] == 0.7
 
 
 def norms(run: FoldRun) -> dict[str, torch.nn.BatchNorm2d]:
@@ -62,7 +62,7 @@ def norms(run: FoldRun) -> dict[str, torch.nn.BatchNorm2d]:
 )
 def test_batch_norm_modes(mode: str, moves: bool, affine: bool, pack: Path, source: Path, tmp_path: Path) -> None:
     run = open_run(make_recipe(batch_norm=mode), pack, source, tmp_path)
-    loop = run.loop = Loop(run, everything(run), 0, 3)
+    loop = run.loop = Loop(run.bench, everything(run), 0, 3)
     before = {n: t.clone() for n, t in run.net.state_dict().items()}
     for _ in loop.train():
         pass
@@ -77,7 +77,7 @@ def test_batch_norm_modes(mode: str, moves: bool, affine: bool, pack: Path, sour
 def test_frozen_stages_keep_every_bit_even_after_train(pack: Path, tmp_path: Path) -> None:
     source = write_source(tmp_path / "s.safetensors", "tiny_resnet")
     run = open_run(make_recipe("tiny_resnet", batch_norm="train", regularizer=("l2", {})), pack, source, tmp_path)
-    loop = Loop(run, Phase(trainable=("layer3", "layer4", "head")), 0, 6)
+    loop = Loop(run.bench, Phase(trainable=("layer3", "layer4", "head")), 0, 6)
     before = {n: t.clone() for n, t in run.net.state_dict().items()}
     for _ in loop.train():
         loop.predict(run.bench.val)  # switches to eval and back
@@ -88,7 +88,7 @@ def test_frozen_stages_keep_every_bit_even_after_train(pack: Path, tmp_path: Pat
 
 def test_predictions_are_those_of_the_averaged_weights(pack: Path, source: Path, tmp_path: Path) -> None:
     run = open_run(make_recipe(averaging=("ema", {"decay": 0.99}), batch_norm="train"), pack, source, tmp_path)
-    loop = Loop(run, everything(run), 0, 5)
+    loop = Loop(run.bench, everything(run), 0, 5)
     trail = []
     original = loop.optimizer.step
 
@@ -151,8 +151,8 @@ def test_phases_their_terms_and_the_gradient_of_inputs(pack: Path, source: Path,
 
 def test_input_gradients_agree_with_finite_differences(pack: Path, source: Path, tmp_path: Path) -> None:
     run = open_run(make_recipe(batch_norm="eval"), pack, source, tmp_path)
-    run.setting.parts = run.parts = [bind_module("feature", "probe", TwoPhases(), {})]
-    loop = Loop(run, everything(run), 0, 4)
+    run.setting.parts = run.bench.parts = [bind_module("feature", "probe", TwoPhases(), {})]
+    loop = Loop(run.bench, everything(run), 0, 4)
     step = loop._step(run.bench.train[:4])
     gradient = step.student.input_gradient(step.student.logits[:, 0])
     run.net.eval()
@@ -206,7 +206,7 @@ def test_a_teacher_of_its_own_past_is_pinned(pack: Path, source: Path, tmp_path:
     run = FoldRun(setting, 0)
     list(run.run())
     assert len(follow.agreed) == 2
-    teacher = run._previous
+    teacher = run.bench.previous
     assert teacher is not None
     assert not teacher.training
     assert not any(w.requires_grad for w in teacher.parameters())

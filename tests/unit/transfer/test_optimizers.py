@@ -23,7 +23,9 @@ def fresh() -> dict[str, torch.Tensor]:
 def test_sgd_is_torchs(momentum: float) -> None:
     ours, theirs = fresh(), fresh()
     mine = Sgd(ours, [Group(("a",), 1e-3, momentum), Group(("b",), 1e-2, momentum)])
-    reference = torch.optim.SGD([{"params": [theirs["a"]], "lr": 1e-3}, {"params": [theirs["b"]], "lr": 1e-2}], momentum=momentum)
+    reference = torch.optim.SGD(
+        [{"params": [theirs["a"]], "lr": 1e-3}, {"params": [theirs["b"]], "lr": 1e-2}], momentum=momentum
+    )
     for _ in range(20):
         quadratic(ours).backward()
         mine.step(1.0)

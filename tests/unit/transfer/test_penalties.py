@@ -15,14 +15,21 @@ def make_step(weights: dict[str, Tensor], start: dict[str, Tensor], *, decoupled
         raise AssertionError("a penalty looks at weights alone")
 
     return Step(
-        inputs=torch.empty(0), targets=torch.empty(0), weights=Weights(weights, start, decoupled=decoupled), progress=0.0,
-        seed=(0,), prepared={}, student=never, source=never, teacher=never, task_loss=never,  # type: ignore[arg-type]
+        inputs=torch.empty(0), targets=torch.empty(0), progress=0.0, seed=(0,), prepared={},
+        weights=Weights(weights, start, decoupled=decoupled),
+        student=never, source=never, teacher=never, task_loss=never,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def some_weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     draw = torch.Generator().manual_seed(1)
-    shapes = {"stem.conv.weight": (4, 3, 3, 3), "stem.bn.weight": (4,), "stem.bn.bias": (4,), "head.weight": (2, 4), "head.bias": (2,)}
+    shapes = {
+        "stem.conv.weight": (4, 3, 3, 3),
+        "stem.bn.weight": (4,),
+        "stem.bn.bias": (4,),
+        "head.weight": (2, 4),
+        "head.bias": (2,),
+    }
     weights = {n: torch.randn(s, generator=draw).requires_grad_() for n, s in shapes.items()}
     start = {n: torch.randn(w.shape, generator=draw) for n, w in weights.items() if not n.startswith("head")}
     return weights, start
@@ -74,12 +81,19 @@ def test_l2_walks_the_path_of_weight_decay() -> None:
 
 
 def test_the_optimum_of_l2_sp_lies_between_start_and_target() -> None:
-    start, target, curvature, alpha = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 4.0]]), 0.5
+    start, target, curvature, alpha = (
+        torch.tensor([[2.0, -1.0]]),
+        torch.tensor([[0.0, 3.0]]),
+        torch.tensor([[1.0, 4.0]]),
+        0.5,
+    )
     w = start.clone().requires_grad_()
     optimizer = Sgd({"a.weight": w}, [Group(("a.weight",), 0.1, 0.0)])
     for _ in range(500):
         step = make_step({"a.weight": w}, {"a.weight": start})
-        ((curvature * (w - target).square()).sum() / 2 + l2_sp.loss(step, alpha=alpha, beta=0.0, scope="all")).backward()
+        (
+            (curvature * (w - target).square()).sum() / 2 + l2_sp.loss(step, alpha=alpha, beta=0.0, scope="all")
+        ).backward()
         optimizer.step(1.0)
     torch.testing.assert_close(w.detach(), (curvature * target + alpha * start) / (curvature + alpha))
 
@@ -90,7 +104,9 @@ def test_decoupled_from_the_gradient_the_pull_is_a_step_of_its_own() -> None:
     step = make_step(weights, start, decoupled=True)
     assert float(l2_sp.loss(step, alpha=0.3, beta=0.7, scope="all")) == 0
     with torch.no_grad():
-        l2_sp.after_step(step.weights, start, dict.fromkeys(weights, 0.1), PartState(), alpha=0.3, beta=0.7, scope="all")
+        l2_sp.after_step(
+            step.weights, start, dict.fromkeys(weights, 0.1), PartState(), alpha=0.3, beta=0.7, scope="all"
+        )
     for name, w in weights.items():
         pulled = before[name] - 0.1 * 0.3 * (before[name] - start[name]) if name in start else before[name] * (1 - 0.07)
         torch.testing.assert_close(w.detach(), pulled)

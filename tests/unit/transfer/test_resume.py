@@ -126,9 +126,7 @@ def test_a_point_of_another_recipe_is_not_used(pack: Path, source: Path, tmp_pat
     assert given.outcome("tr_1").facts["resumed"] is False
 
 
-def test_distillation_resumes(
-    pack: Path, source: Path, tmp_path: Path, teach: Callable[[Path], TeacherFiles]
-) -> None:
+def test_distillation_resumes(pack: Path, source: Path, tmp_path: Path, teach: Callable[[Path], TeacherFiles]) -> None:
     recipe = make_recipe(steps=7, distillation=("soft_targets", {}))
     teacher = teach(tmp_path / "t.safetensors")
     whole, _ = train(make_order(recipe, pack, source, tmp_path / "whole", teacher=teacher))
