@@ -39,7 +39,6 @@ class WeightsFacts(Frozen):
     name: str
     n_classes: int
     licence: str
-    url: str
     accuracy: float | None = None  # top-1 on ImageNet, percent
 
 

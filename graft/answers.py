@@ -179,7 +179,6 @@ class Source:
     classes: tuple[str, ...] = ()
     licence: str | None = None
     accuracy: float | None = None
-    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,6 @@ def _published(entry: Member) -> tuple[WeightsFacts, ...]:
             name=weights.name,
             n_classes=len(weights.meta["categories"]),
             licence=LICENCE,
-            url=weights.url,
             accuracy=weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
         ),
     )

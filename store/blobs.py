@@ -43,10 +43,8 @@ class LocalBlobs:
                 out.flush()
                 os.fsync(out.fileno())
             check_sum(digest.hexdigest(), sha256)
-            place.parent.mkdir(parents=True, exist_ok=True)
             final = place.with_name(f"{place.name}@{digest.hexdigest()}")
-            partial.replace(final)
-            sync_folder(place.parent)
+            _move(partial, final)
         finally:
             partial.unlink(missing_ok=True)
         for older in self._versions(key):
@@ -213,6 +211,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _move(partial: Path, final: Path) -> None:
+    """Into its folder, which a delete of the last blob in it may remove at any moment."""
+    for _ in range(5):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.replace(final)
+        except FileNotFoundError:
+            continue
+        sync_folder(final.parent)
+        return
+    raise Unavailable("blobs_unavailable", f"the folder {final.parent} disappears again and again")
 
 
 def _chunks(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:

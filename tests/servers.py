@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -104,10 +103,13 @@ class PostgresServer:
         return True
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [str(self.bin / program), *arguments], check=True, capture_output=True, cwd=self.folder,
-            env=_plain_environment(), **self._as,
+        done = subprocess.run(
+            [str(self.bin / program), *arguments], capture_output=True, text=True, cwd=self.folder,
+            env=_plain_environment(), check=False, **self._as,
         )  # fmt: skip
+        if done.returncode != 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise RuntimeError(f"{self.bin / program} failed: {done.stderr or done.stdout or done.returncode}")
 
     def _usable(self, folder: Path) -> Path:
         """`folder`, or a copy of the installation around it where the server's user may not go (/root is 0700)."""
@@ -249,7 +251,3 @@ def _group_of(user: str) -> int:
 def _plain_environment() -> dict[str, str]:
     """Nothing of this process but where programs are: PG* variables and locales would change what a server does."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-
-
-if __name__ == "__main__":
-    print(postgres_bin(), redis_binary(), file=sys.stderr)  # noqa: T201

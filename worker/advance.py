@@ -158,7 +158,7 @@ def _end(context: Context, session: Session, job: JobRow, trials: list[TrialSket
 
 
 def _cancel_waiting(session: Session, job_id: str) -> None:
-    for lot in lots_of(session, job_id, [LotState.WAITING]):
+    for lot in lots_of(session, job_id, [LotState.WAITING], lock=True):
         for trial in trials_of_lot(session, lot.id):
             if not TrialState(trial.state).finished:
                 become(session, trial, TrialState.CANCELLED)

@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from domain.errors import Conflict, NotFound
 from domain.states import DatasetState, JobState, LotState
 from store.blob_rows import unreferenced
 from store.datasets import delete_dataset
-from store.leases import due, expired, take_back, take_turn
+from store.leases import due, exhausted, expired, take_back, take_turn
 from store.moves import become
+from store.session import after_commit
 from store.tables import DatasetRow, JobRow, LotRow
 from store.uploads import delete_upload, stale_uploads
 from store.workers import forget_silent
@@ -28,6 +30,12 @@ log = logging.getLogger(__name__)
 
 RING_AGAIN_S = 30.0
 TIDY_EVERY_S = 600.0  # unreferenced blobs and old scratch folders
+# States in which a row waits for a claim.
+WORK: dict[type[Any], Collection[str]] = {
+    LotRow: (LotState.WAITING,),
+    DatasetRow: (DatasetState.CHECKING,),
+    JobRow: (JobState.WAITING, JobState.PROBING, JobState.FINISHING),
+}
 
 
 def sweep(context: Context) -> bool:
@@ -36,9 +44,9 @@ def sweep(context: Context) -> bool:
     with context.transaction() as session:
         if not take_turn(session, "sweep", context.worker_id, for_s=2 * settings.sweep_s):
             return False
-    _take_back_lots(context)
-    _take_back_rows(context, DatasetRow)
-    _take_back_rows(context, JobRow)
+    for row, states in WORK.items():
+        _take_back(context, row)
+        _give_up(context, row, states)
     _ring_again(context)
     _expire_uploads(context)
     with context.transaction() as session:
@@ -50,46 +58,44 @@ def sweep(context: Context) -> bool:
     return True
 
 
-def _take_back_lots(context: Context) -> None:
-    with context.reading() as session:
-        lost = expired(session, LotRow)
-    for lot_id in lost:
-        with context.transaction() as session:
-            lot = take_back(session, LotRow, lot_id)
-            if lot is None:
-                continue
-            log.warning("lot %s: its worker went silent (attempt %d)", lot_id, lot.attempt)
-            if lot.attempt >= context.settings.max_attempts:
-                fail_lot(session, lot, "lost_worker", f"{lot.attempt} workers were lost with this trial")
-            else:
-                return_lot(session, lot)
-            job_id = lot.job_id
-        context.doorbell.wake("advance", job_id)
-
-
-def _take_back_rows(context: Context, row: type[Any]) -> None:
-    """Datasets being checked and jobs being probed or finished: free for the next worker, or given up."""
+def _take_back(context: Context, row: type[Any]) -> None:
+    """What lost workers held is free for the next one."""
     with context.reading() as session:
         lost = expired(session, row)
     for row_id in lost:
         with context.transaction() as session:
             held = take_back(session, row, row_id)
-            if held is None or held.attempt < context.settings.max_attempts:
+            if held is None:
                 continue
-            detail = f"{held.attempt} workers were lost with this {row.__tablename__.removesuffix('s')}"
-            error = {"code": "lost_worker", "detail": detail}
-            final = DatasetState.REJECTED if isinstance(held, DatasetRow) else JobState.FAILED
-            with contextlib.suppress(Conflict):
-                become(session, held, final, error=error)
+            log.warning("%s: its worker went silent (attempt %d)", row_id, held.attempt)
+            if isinstance(held, LotRow):
+                return_lot(session, held)
+
+
+def _give_up(context: Context, row: type[Any], states: Collection[str]) -> None:
+    """What has cost too many workers is claimed no more: it has failed."""
+    with context.reading() as session:
+        hopeless = exhausted(session, row, states, max_attempts=context.settings.max_attempts)
+    for row_id in hopeless:
+        with context.transaction() as session:
+            held = session.get(row, row_id, with_for_update=True, populate_existing=True)
+            if held is None or held.state not in states or held.attempt < context.settings.max_attempts:
+                continue
+            error = {"code": "lost_worker", "detail": f"{held.attempt} workers were lost with it"}
+            if isinstance(held, LotRow):
+                fail_lot(session, held, **error)
+                after_commit(session, partial(context.doorbell.wake, "advance", held.job_id))
+            else:
+                become(session, held, "REJECTED" if isinstance(held, DatasetRow) else "FAILED", error=error)
 
 
 def _ring_again(context: Context) -> None:
     """The rows are the outbox: whatever waits for a handler and was not rung for lately is rung for again."""
-    going = (JobState.WAITING, JobState.PROBING, JobState.RUNNING, JobState.FINISHING)
+    going = (*WORK[JobRow], JobState.RUNNING)
     calls: list[tuple[str, type[Any], Collection[str], float]] = [
-        ("prepare_dataset", DatasetRow, [DatasetState.CHECKING], RING_AGAIN_S),
+        ("prepare_dataset", DatasetRow, WORK[DatasetRow], RING_AGAIN_S),
         ("advance", JobRow, going, context.settings.sweep_s),  # also how a budget of time ends between two trials
-        ("run_lot", LotRow, [LotState.WAITING], RING_AGAIN_S),
+        ("run_lot", LotRow, WORK[LotRow], RING_AGAIN_S),
     ]
     for handler, row, states, quiet_s in calls:
         with context.transaction() as session:

@@ -19,7 +19,7 @@ class Source(BaseModel):
                 {
                     "id": None, "ref": "torchvision:resnet18", "kind": "torchvision", "name": "IMAGENET1K_V1",
                     "backbone": "resnet18", "n_classes": 1000, "classes": [], "licence": "BSD-3-Clause",
-                    "accuracy": 69.758, "url": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+                    "accuracy": 69.758,
                     "size_bytes": None, "sha256": None, "created_at": None,
                 }
             ]
@@ -35,7 +35,6 @@ class Source(BaseModel):
     classes: list[str]
     licence: str
     accuracy: float | None = Field(default=None, description="Top-1 on ImageNet, percent.")
-    url: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
     created_at: datetime | None = None
@@ -52,7 +51,7 @@ def show_source(row: SourceRow) -> Source:
 def show_published(backbone: BackboneFacts, weights: WeightsFacts) -> Source:
     return Source(
         id=None, ref=f"torchvision:{backbone.name}", kind="torchvision", name=weights.name, backbone=backbone.name,
-        n_classes=weights.n_classes, classes=[], licence=weights.licence, accuracy=weights.accuracy, url=weights.url,
+        n_classes=weights.n_classes, classes=[], licence=weights.licence, accuracy=weights.accuracy,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -199,3 +200,17 @@ def test_settings_choose_the_adapter(tmp_path: Path, s3_bucket: str, s3_endpoint
     assert list(S3Blobs(s3_bucket, endpoint_url=s3_endpoint).keys()) == ["p/a"]
     with pytest.raises(Invalid, match="bad_settings"):
         open_blobs(Settings(home=tmp_path, blob_url="ftp://somewhere"))
+
+
+def test_puts_and_deletes_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+
+    def put_and_delete(n: int) -> None:
+        for _ in range(50):
+            blobs.put(f"ws/jobs/{n}", io.BytesIO(b"abc"))
+            assert blobs.info(f"ws/jobs/{n}") == ABC
+            blobs.delete(f"ws/jobs/{n}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put_and_delete, range(4)))
+    assert list(blobs.keys()) == []
