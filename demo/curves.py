@@ -95,7 +95,7 @@ def draw(curves: Sequence[Curve], path: Path, caption: str) -> Path:
             axes.axhline(curve.values[0], linestyle=":", color=colour, linewidth=width, label=f"{curve.name} (probe)")
         elif curve.steps:
             axes.plot(curve.steps, curve.values, style, color=colour, linewidth=width, alpha=alpha, label=curve.name)
-    axes.set(xlabel="optimizer steps", ylabel="accuracy on val, mean of folds", ylim=(0, 1.02))
+    axes.set(xlabel="optimizer steps", ylabel="accuracy on val, mean of folds", ylim=(None, 1.02))
     axes.set_title("Digits 5-9 with 10 labelled scans each")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

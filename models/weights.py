@@ -106,8 +106,13 @@ def read_weights(path: Path) -> tuple[Weights, dict[str, str]]:
         raise Invalid("model_format_unsafe", detail) from error
 
 
-def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors: to a temporary name, synced, then renamed, so the file is whole or absent."""
+def save_weights(
+    weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None, *, durable: bool = True
+) -> None:
+    """Write tensors as safetensors: to a temporary name, synced, then renamed, so the file is whole or absent.
+
+    `durable` False leaves out the syncs, for a file that is copied to its place right away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -115,9 +120,11 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         # A copy of each: safetensors refuses tensors that share memory.
         alone = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
         save_file(alone, temporary, metadata={"format": "pt", **(metadata or {})})
-        _sync(Path(temporary))
+        if durable:
+            _sync(Path(temporary))
         Path(temporary).replace(path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

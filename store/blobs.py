@@ -215,13 +215,15 @@ def sync_folder(folder: Path) -> None:
 
 def _move(partial: Path, final: Path) -> None:
     """Into its folder, which a delete of the last blob in it may remove at any moment."""
-    for _ in range(5):
-        final.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(100):
         try:
+            final.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(final)
-        except FileNotFoundError:
+            sync_folder(final.parent)
+        except (FileNotFoundError, FileExistsError):  # mkdir raises the latter for a folder that has just gone
+            if final.exists():
+                return
             continue
-        sync_folder(final.parent)
         return
     raise Unavailable("blobs_unavailable", f"the folder {final.parent} disappears again and again")
 

@@ -36,11 +36,10 @@ def become(session: Session, row: DatasetRow | JobRow | LotRow | TrialRow, state
     if kind is not TrialRow:
         values = {"owner": None, "lease_until": None} | values
     session.flush()
-    moved = update(kind).where(kind.id == row.id, kind.state == str(before)).values(values).returning(kind.id)
-    if session.scalar(moved.execution_options(synchronize_session=False)) is None:
+    moved = update(kind).where(kind.id == row.id, kind.state == str(before)).values(values).returning(kind)
+    if session.scalar(moved.execution_options(synchronize_session=False, populate_existing=True)) is None:
         session.refresh(row)
         raise wrong_state(row, f"was moved by somebody else and is {row.state} now")
-    session.refresh(row)
     _tell_move(session, row)
 
 

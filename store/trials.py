@@ -207,18 +207,19 @@ def record_reports(session: Session, lot_id: str, fence: int, reports: Sequence[
         point = finite(report.model_dump(mode="json"))
         if _write_point(session, point):
             told.append((trial, point))
-        _spend(session, trial, share=report.share, cost_s=report.cost_s)
+    for trial_id, report in {r.trial_id: r for r in reports}.items():
+        set_trial_facts(session, trials[trial_id], share=report.share, cost_s=report.cost_s)
     for trial, point in told:
         tell(session, trial.job_id, "trial.report", {"number": trial.number, **point})
 
 
 def set_trial_facts(session: Session, trial: TrialRow, **changes: Any) -> None:
-    """Write columns that are no state (blobs, value, test, …) of a trial whose lot is held or whose job is locked."""
-    if "cost_s" in changes:
-        _spend(session, trial, share=changes.pop("share", trial.share), cost_s=changes.pop("cost_s"))
-    if changes:
-        session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(finite(changes)))
-    session.refresh(trial)
+    """Write columns that are no state: blobs, value, test, …; the caller holds the trial's lot or has locked its job."""
+    more_s = changes.get("cost_s", trial.cost_s) - trial.cost_s
+    written = update(TrialRow).where(TrialRow.id == trial.id).values(changes).returning(TrialRow)
+    session.scalar(written.execution_options(synchronize_session=False, populate_existing=True))
+    if more_s:  # the job's cost stays the sum over its trials
+        session.execute(update(JobRow).where(JobRow.id == trial.job_id).values(cost_s=JobRow.cost_s + more_s))
 
 
 def count_states(session: Session, job_ids: Collection[str]) -> dict[str, Counter[str]]:
@@ -248,11 +249,10 @@ def note_best(session: Session, job: JobRow, trial: TrialRow) -> bool:
         update(JobRow)
         .where(JobRow.id == job.id, JobRow.best_trial_id.is_distinct_from(trial.id))
         .values(best_trial_id=trial.id)
-        .returning(JobRow.id)
+        .returning(JobRow)
     )
-    if session.scalar(changed.execution_options(synchronize_session=False)) is None:
+    if session.scalar(changed.execution_options(synchronize_session=False, populate_existing=True)) is None:
         return False
-    session.refresh(job)
     body = {"trial_id": trial.id, "number": trial.number, "value": trial.value, "anchor": trial.anchor}
     tell(session, job.id, "job.best", body)
     return True
@@ -268,11 +268,3 @@ def _write_point(session: Session, point: dict[str, Any]) -> bool:
     written = insert(session, ReportRow).values({k: point[k] for k in keys} | facts)
     session.execute(written.on_conflict_do_update(index_elements=list(keys), set_=facts))
     return True
-
-
-def _spend(session: Session, trial: TrialRow, *, share: float, cost_s: float) -> None:
-    """The trial has spent this much; the job's cost stays the sum over its trials."""
-    more_s = cost_s - trial.cost_s
-    session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(share=share, cost_s=cost_s))
-    session.execute(update(JobRow).where(JobRow.id == trial.job_id).values(cost_s=JobRow.cost_s + more_s))
-    session.refresh(trial)

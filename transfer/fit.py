@@ -180,7 +180,8 @@ class _Trial:
         folder.mkdir(parents=True, exist_ok=True)
         if self.run is None:
             raise RuntimeError("a trial without a fit")
-        save_weights(self.run.weights(), folder / "weights.safetensors", {"backbone": self.trial.recipe.backbone})
+        facts = {"backbone": self.trial.recipe.backbone}
+        save_weights(self.run.weights(), folder / "weights.safetensors", facts, durable=False)
         np.savez(folder / "predictions.npz", logits=logits, targets=targets, rows=rows)
         self.files = {"weights": str(folder / "weights.safetensors"), "predictions": str(folder / "predictions.npz")}
         self.facts |= {"n_val": len(rows), "phases": [o.to_json() for o in self.run.outcomes]}

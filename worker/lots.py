@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from domain.errors import GraftError, LeaseLost, Unavailable
 from domain.job import JobSpec
 from domain.lot import LotOrder, TrialOrder
+from domain.ports import BlobInfo
 from domain.recipe import Recipe
 from domain.states import JobState, LotState, TrialState
 from domain.trial import Report, TrialOutcome
@@ -283,14 +285,14 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
     _, why = progress.wishes.get(outcome.trial_id, ("go", ""))
     state = TrialState(outcome.state)
     blobs: dict[str, str] = {}
-    stored = []
+    stored: list[tuple[str, BlobInfo]] = []
     if state == TrialState.COMPLETE:
-        for column, name in (("checkpoint_blob", "weights"), ("predictions_blob", "predictions")):
-            if name in outcome.files:
-                path = Path(outcome.files[name])
-                key = f"{claimed.workspace_id}/trials/{outcome.trial_id}/{claimed.fence}/{path.name}"
-                stored.append((key, context.blobs.put(key, path)))
-                blobs[column] = key
+        files = {"checkpoint_blob": "weights", "predictions_blob": "predictions"}
+        paths = {column: Path(outcome.files[name]) for column, name in files.items() if name in outcome.files}
+        folder = f"{claimed.workspace_id}/trials/{outcome.trial_id}/{claimed.fence}"
+        blobs = {column: f"{folder}/{path.name}" for column, path in paths.items()}
+        with ThreadPoolExecutor() as pool:  # each put waits for a disk or a network
+            stored = list(zip(blobs.values(), pool.map(context.blobs.put, blobs.values(), paths.values()), strict=True))
     elif state == TrialState.PRUNED and (why != "pruned" or outcome.value is None):
         state = TrialState.CANCELLED  # stopped by the budget, the user or a failing lease, not for what it showed
     with context.transaction() as session:

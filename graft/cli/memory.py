@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from graft.home import read_json, write_json
+from graft.home import origin, read_json, running, write_json
 
 KEPT = 200  # entries; the oldest go first
 
@@ -13,14 +13,20 @@ KEPT = 200  # entries; the oldest go first
 class Remembered:
     path: str
     sha256: str
-    url: str
+    service: str  # its URL; "embedded" for the one of this home, whose port may change
     dataset_id: str
     job_id: str | None = None
 
 
-def recall(home: Path, path: Path, sha256: str, url: str) -> Remembered | None:
+def service_name(home: Path, url: str) -> str:
+    """What a service is remembered by."""
+    local = running(home)
+    return "embedded" if local and origin(local.url) == origin(url) else url
+
+
+def recall(home: Path, path: Path, sha256: str, service: str) -> Remembered | None:
     """What the same content at the same place was sent to, on the same service."""
-    entry = _all(home).get(_name(str(path), sha256, url))
+    entry = _all(home).get(_name(str(path), sha256, service))
     try:
         return Remembered(**entry) if entry else None
     except TypeError:  # written by another version
@@ -29,14 +35,14 @@ def recall(home: Path, path: Path, sha256: str, url: str) -> Remembered | None:
 
 def remember(home: Path, entry: Remembered) -> None:
     entries = _all(home)
-    name = _name(entry.path, entry.sha256, entry.url)
+    name = _name(entry.path, entry.sha256, entry.service)
     entries.pop(name, None)
     entries[name] = asdict(entry)
     write_json(home / "jobs.json", dict(list(entries.items())[-KEPT:]))
 
 
-def _name(path: str, sha256: str, url: str) -> str:
-    return f"{path} {sha256} {url}"
+def _name(path: str, sha256: str, service: str) -> str:
+    return f"{path} {sha256} {service}"
 
 
 def _all(home: Path) -> dict[str, dict[str, Any]]:

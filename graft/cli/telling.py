@@ -1,7 +1,7 @@
 """Events as one line of text."""
 
 from graft.answers import Event
-from graft.cli.wording import error_text, number
+from graft.cli.wording import duration, error_text, number, size
 
 
 def event_line(event: Event) -> str:
@@ -26,6 +26,9 @@ def event_line(event: Event) -> str:
             return f"{trial} {round(float(body.get('share') or 0) * 100)} %{value}"
         case "job.best":
             return f"best so far: {trial}, val {number(body.get('value'))}"
+        case "job.estimate":
+            needs = f", {size(body['memory_bytes'])} of memory" if body.get("memory_bytes") else ""
+            return f"a trial takes about {duration(body.get('s_per_trial'))} on {body.get('device', '?')}{needs}"
         case "job.log":
             return str(body.get("text") or body.get("detail") or body.get("message") or body)
     rest = ", ".join(f"{name} {value}" for name, value in body.items())

@@ -93,22 +93,25 @@ def _service(home: Path) -> "Client":
 def _submit_or_pick_up(client: "Client", home: Path, path: Path, task: str, wanted: dict[str, Any]) -> "Job":
     """The unfinished job of this content, else a new one on a dataset that is uploaded only if it is new."""
     from graft.archives import as_archive
-    from graft.cli.memory import Remembered, recall, remember
+    from graft.cli.memory import Remembered, recall, remember, service_name
 
     with tempfile.TemporaryDirectory(prefix="graft-train-") as scratch:
         with _progress("packing") as tell:
             archive = as_archive(path, Path(scratch), tell=tell)
-        known = recall(home, path, archive.sha256, client.url)
+        service = service_name(home, client.url)
+        known = recall(home, path, archive.sha256, service)
         job = _unfinished(client, known)
         if job:
             typer.echo(f"following {job.id}, which runs on this content already; its options stay as they are")
             return job
         dataset = _usable(client, known, task) or _upload(client, home, archive, str(wanted["name"]), task)
-    remember(home, Remembered(str(path), archive.sha256, client.url, dataset.id))
-    dataset = client.datasets.wait(dataset.id)
+    remember(home, Remembered(str(path), archive.sha256, service, dataset.id))
+    if dataset.state != "READY":
+        typer.echo("checking every image")
+        dataset = client.datasets.wait(dataset.id)
     _describe(dataset)
     job = client.jobs.submit(dataset.id, **wanted)
-    remember(home, Remembered(str(path), archive.sha256, client.url, dataset.id, job.id))
+    remember(home, Remembered(str(path), archive.sha256, service, dataset.id, job.id))
     typer.echo(f"job {job.id}")
     return job
 
@@ -191,7 +194,8 @@ def _leave(client: "Client", job: "Job", out: Path | None, path: Path) -> None:
     from graft.errors import GraftError
 
     if job.state != "COMPLETE":
-        raise GraftError(f"{job.id} is {job.state}: {error_text(job.error or job.stopped_by or 'no result was kept')}")
+        why = error_text(job.error) if job.error else f"stopped by {job.stopped_by}, no finished trial was kept"
+        raise GraftError(f"{job.id} is {job.state}: {why}")
     folder, _ = fetch_bundle(client, job.id, out or fresh_folder(path.stem))
     for line in account(job):
         typer.echo(line)

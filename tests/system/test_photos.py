@@ -58,6 +58,7 @@ def test_photos_to_bundle_through_a_killed_worker(distributed: Installation, tmp
                 return session.scalar(running) is not None
 
         distributed.until(caught_in_the_act, for_s=300)
+        engine.dispose()
         os.kill(doomed.pid, signal.SIGKILL)
         doomed.wait()
         distributed.start_worker("trials")

@@ -108,4 +108,6 @@ def test_every_kind_of_event_has_words() -> None:
     )
     assert event_line(Event(4, "trial.report", {"number": 3, "share": 0.25, "value": None})) == "trial 3 25 %"
     assert event_line(Event(5, "job.best", {"number": 3, "value": 0.5})) == "best so far: trial 3, val 0.5000"
+    estimate = {"s_per_trial": 15.67, "memory_bytes": 839794688, "device": "cpu", "sources": []}
+    assert event_line(Event(6, "job.estimate", estimate)) == "a trial takes about 16 s on cpu, 839.8 MB of memory"
     assert event_line(Event(6, "of.the.future", {"a": 1})) == "of.the.future a 1"
