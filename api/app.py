@@ -81,7 +81,7 @@ def open_site(settings: Settings) -> Site:
     folder.mkdir(exist_ok=True, mode=0o700)
     engine = make_engine(settings.database)
     return Site(
-        settings=settings, engine=engine, blobs=open_blobs(settings), doorbell=open_doorbell(settings),  # type: ignore[arg-type]
+        settings=settings, engine=engine, blobs=open_blobs(settings), doorbell=open_doorbell(settings),
         metrics=Metrics(engine, alive_s=settings.lease_s), uploads=folder,
     )  # fmt: skip
 

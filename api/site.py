@@ -3,20 +3,16 @@
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import anyio
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from api.metrics import Metrics
-from store.blobs import LocalBlobs
+from domain.ports import BlobStore, Doorbell
 from store.migrate import is_current
-from store.queue import CeleryDoorbell, LocalDoorbell
 from store.settings import Settings
-
-if TYPE_CHECKING:
-    from store.s3_blobs import S3Blobs
 
 MAX_STREAMS = 32  # uploads that write at once; each holds one thread of its own pool while it waits for bytes
 
@@ -27,8 +23,8 @@ class Site:
 
     settings: Settings
     engine: Engine
-    blobs: "LocalBlobs | S3Blobs"
-    doorbell: LocalDoorbell | CeleryDoorbell
+    blobs: BlobStore
+    doorbell: Doorbell
     metrics: Metrics
     uploads: Path  # partial uploads
     stopping: threading.Event = field(default_factory=threading.Event)  # the server is told to end: close the streams

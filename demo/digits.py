@@ -36,6 +36,7 @@ from graft.home import running
 
 OUT = Path(__file__).resolve().parent / "out"
 N_PER_CLASS = 10
+SPLIT_SEED = 2026  # which 10; the settings below were chosen on other splits
 TRIALS_A = 3
 TRIALS_B = 16
 # Digits have no mirror images; scans of 8x8 pixels are shown to the network at 32x32.
@@ -137,7 +138,7 @@ class Report:
 def transfer(client: Client, scratch: Path) -> Report:
     """A, then B from A, and B from nothing beside it."""
     a = client.datasets.upload(scratch / "a", "digits 0-4")
-    b = client.datasets.upload(scratch / "b", "digits 5-9", options={"n_labelled_per_class": N_PER_CLASS})
+    b = client.datasets.upload(scratch / "b", "digits 5-9", options={"n_labelled_per_class": N_PER_CLASS, "seed": SPLIT_SEED})
     a, b = client.datasets.wait(a.id), client.datasets.wait(b.id)
     for dataset in (a, b):
         console.print(f"dataset {dataset.name}: {splits(dataset)}")

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 
 from domain.errors import NotFound, Unavailable
 from domain.ports import BlobInfo
-from store.blobs import CHUNK_BYTES, check_key, check_sum, fetch_into, missing, opened
+from store.blob_bytes import CHUNK_BYTES, check_key, check_sum, fetch_into, missing, opened
 
 PART_BYTES = 16 << 20  # 10 000 parts at most: objects up to 156 GiB, one part in memory at a time
 _ABSENT = {"404", "NoSuchKey", "NotFound"}

@@ -214,7 +214,7 @@ def record_reports(session: Session, lot_id: str, fence: int, reports: Sequence[
 
 
 def set_trial_facts(session: Session, trial: TrialRow, **changes: Any) -> None:
-    """Write columns that are no state: blobs, value, test, …; the caller holds the trial's lot or has locked its job."""
+    """Write columns that are no state: blobs, value, test, …; the caller holds the trial's lot or locked its job."""
     more_s = changes.get("cost_s", trial.cost_s) - trial.cost_s
     written = update(TrialRow).where(TrialRow.id == trial.id).values(changes).returning(TrialRow)
     session.scalar(written.execution_options(synchronize_session=False, populate_existing=True))

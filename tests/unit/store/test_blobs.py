@@ -10,7 +10,8 @@ import pytest
 from domain.errors import Invalid, NotFound, Unavailable
 from domain.ports import BlobInfo
 from store import s3_blobs
-from store.blobs import LocalBlobs, open_blobs
+from store.blobs import open_blobs
+from store.local_blobs import LocalBlobs
 from store.s3_blobs import S3Blobs
 from store.settings import Settings
 

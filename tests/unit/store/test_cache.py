@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from store.blobs import LocalBlobs
 from store.cache import evict, fetch_blob, once
+from store.local_blobs import LocalBlobs
 
 
 def test_what_is_built_appears_whole_and_is_built_once(tmp_path: Path) -> None:
