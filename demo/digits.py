@@ -138,7 +138,8 @@ class Report:
 def transfer(client: Client, scratch: Path) -> Report:
     """A, then B from A, and B from nothing beside it."""
     a = client.datasets.upload(scratch / "a", "digits 0-4")
-    b = client.datasets.upload(scratch / "b", "digits 5-9", options={"n_labelled_per_class": N_PER_CLASS, "seed": SPLIT_SEED})
+    few = {"n_labelled_per_class": N_PER_CLASS, "seed": SPLIT_SEED}
+    b = client.datasets.upload(scratch / "b", "digits 5-9", options=few)
     a, b = client.datasets.wait(a.id), client.datasets.wait(b.id)
     for dataset in (a, b):
         console.print(f"dataset {dataset.name}: {splits(dataset)}")

@@ -135,7 +135,7 @@ class JobResult(Frozen):
 
 SOURCE_REF = re.compile(r"^(torchvision:[a-z0-9_]+|scratch:[a-z0-9_]+|src_[0-9a-f]+|job_[0-9a-f]+)$")
 
-# Below these, one val split ranks by luck (design section 4).
+# Below these, one val split ranks by luck: docs/decisions/0006-small-validation-sets.md has the measurements.
 LOG_LOSS_BELOW = 500
 FOLDS_BELOW = 200
 
