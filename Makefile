@@ -18,7 +18,7 @@ demo: install  ## a real transfer job, end to end, on handwritten digits
 	$(BIN)/python demo/digits.py
 
 test: install  ## everything that needs no GPU, on private real servers
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 check: install  ## style, types, layers, migrations, catalogue
 	$(BIN)/ruff check .

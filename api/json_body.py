@@ -34,18 +34,18 @@ class StrictRoute(APIRoute):
         return handle
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes, where: str = "the body") -> Any:
     """The value of a JSON text: UTF-8, finite numbers, no doubled keys, no NUL, no lone surrogates, not too deep."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _malformed(f"the body is not UTF-8 at byte {error.start}") from error
+        raise _malformed(f"{where} is not UTF-8 at byte {error.start}") from error
     try:
         value = json.loads(
             text, parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_object
         )
     except json.JSONDecodeError as error:
-        raise _malformed(f"the body is no JSON: {error.msg} at character {error.pos}") from error
+        raise _malformed(f"{where} is no JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise _malformed(f"the body is nested deeper than {MAX_DEPTH} levels") from error
     _check(value, 0)

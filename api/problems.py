@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from domain.errors import (
     Conflict,
@@ -123,6 +124,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
+def plain_message(found: Mapping[str, Any]) -> str:
+    """What pydantic found wrong, without its prefix to our own sentences."""
+    return str(found["msg"]).removeprefix("Value error, ")
+
+
 def is_full_disk(error: BaseException) -> bool:
     """No room left, or no quota, wherever it was noticed."""
     return isinstance(error, OSError) and error.errno in _FULL_DISK
@@ -140,7 +146,7 @@ def _on_graft_error(request: Request, error: Exception) -> JSONResponse:  # noqa
 def _on_validation_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
     assert isinstance(error, RequestValidationError)
     found = [
-        {"where": ".".join(str(part) for part in e["loc"]), "message": e["msg"], "type": e["type"]}
+        {"where": ".".join(str(part) for part in e["loc"]), "message": plain_message(e), "type": e["type"]}
         for e in error.errors()[:50]
     ]
     said = "; ".join(f"{e['where']}: {e['message']}" for e in found[:3])
@@ -153,11 +159,22 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return problem(404, "not_found", f"there is nothing at {request.scope.get('path', '')!r}", None, headers)
     if error.status_code == 405:
-        allowed = headers.get("allow") or headers.get("Allow") or ""
+        allowed = ", ".join(_allowed(request))
+        headers = {k: v for k, v in headers.items() if k.lower() != "allow"} | {"Allow": allowed}
         detail = f"{request.method} is not allowed here" + (f"; allowed: {allowed}" if allowed else "")
         return problem(405, "method_not_allowed", detail, None, headers)
     code = {400: "bad_request", 401: "unauthorized", 413: "body_too_large", 415: "unsupported_media_type"}
     return problem(error.status_code, code.get(error.status_code, "http_error"), str(error.detail), None, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method that some route takes at this address."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)
 
 
 def _on_outage(request: Request, error: Exception) -> JSONResponse:

@@ -16,6 +16,7 @@ from store.tables import JobRow, TrialRow
 from store.trials import count_states
 
 _DONE = tuple(str(s) for s in TrialState if s.finished and s != TrialState.CANCELLED)
+N_CHEAP = 1  # the first trial is a linear probe, whose pace says nothing about the others
 _CLOSED = (JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -57,7 +58,8 @@ def left_s(budget: Budget, n_done: int, elapsed: float, estimate: dict[str, Any]
     if budget.wall_s is not None:
         guesses.append(max(budget.wall_s - elapsed, 0.0))
     if budget.trials is not None:
-        pace = elapsed / n_done if n_done else (estimate or {}).get("s_per_trial")
+        probed = (estimate or {}).get("s_per_trial")
+        pace = elapsed / n_done if n_done > N_CHEAP or (n_done and probed is None) else probed
         if isinstance(pace, int | float):
             guesses.append(max(budget.trials - n_done, 0) * float(pace))
     return min(guesses) if guesses else None
@@ -70,6 +72,8 @@ def _show(row: JobRow, counts: Counter[str], best: TrialRow | None, at: float) -
     elapsed = elapsed_s(row, at)
     share = 1.0 if state is JobState.COMPLETE else spent_share(spec.budget, n_done, elapsed)
     left = 0.0 if state in _CLOSED else left_s(spec.budget, n_done, elapsed, row.estimate)
+    if state is JobState.FINISHING:
+        left = None  # what is left is the check on test and the export, which no budget measures
     return Job(
         id=row.id, name=row.name, dataset_id=row.dataset_id, state=state, spec=_show_spec(spec),
         progress=Progress(trials_done=n_done, trials_total=spec.budget.trials, by_state=dict(counts), share=share),

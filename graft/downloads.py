@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from graft.archives import Told, sha256_of
-from graft.errors import Damaged
+from graft.errors import Damaged, GraftApiError
 from graft.transport import Transport
 
 
@@ -15,7 +15,7 @@ def download(transport: Transport, path: str, target: Path, *, tell: Told | None
 
     Damaged if the bytes do not have the announced sha256; nothing appears under `target` then.
     """
-    head = transport.send("HEAD", path)
+    head = _head(transport, path)
     sha256 = head.headers.get("X-Checksum-Sha256") or head.headers.get("ETag", "").strip('"')
     etag = head.headers.get("ETag")
     size_bytes = int(head.headers.get("Content-Length", 0))
@@ -42,6 +42,15 @@ def download(transport: Transport, path: str, target: Path, *, tell: Told | None
         )
     part.replace(target)
     return target
+
+
+def _head(transport: Transport, path: str) -> httpx.Response:
+    """Size and checksum. An answer to HEAD has no body, so a refusal is asked for again in words."""
+    try:
+        return transport.send("HEAD", path)
+    except GraftApiError:
+        with transport.stream(path):
+            raise
 
 
 def _append(response: httpx.Response, part: Path, start: int, total: int, tell: Told | None) -> None:

@@ -31,10 +31,10 @@ def write_card(
     sections = [
         _head(order, result),
         _data(order),
-        _search(order),
+        _search(order, len(result.anchors)),
         _test(order, result),
         _anchors(order, result),
-        _calibration(result, details),
+        _calibration(order, result, details),
         _classes(order, details),
         _network(order, preprocessing),
         _export(check),
@@ -88,8 +88,10 @@ def _data(order: FinishOrder) -> str:
     return "\n".join([*lines, f"The check of the upload reported (findings: {order.data.n_findings}): {found}."])
 
 
-def _search(order: FinishOrder) -> str:
+def _search(order: FinishOrder, n_anchors: int) -> str:
     search = order.search
+    n_own = search.by_state.get("COMPLETE", 0) + search.by_state.get("PRUNED", 0) - n_anchors
+    alone = "" if n_own > 0 else " No trial of the search's own was carried through: only fixed recipes were compared."
     limits = [f"{search.budget.trials} trials" if search.budget.trials else "", _seconds(search.budget.wall_s)]
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(search.by_state.items()) if count)
     ranked = f"over {search.n_folds} folds of train + val" if search.n_folds > 1 else "on val"
@@ -101,7 +103,7 @@ def _search(order: FinishOrder) -> str:
             "",
             f"{search.n_trials} trials ({states or 'states not recorded'}); "
             f"budget {' or '.join(filter(None, limits))}; "
-            f"{_seconds(search.cost_s)} of training in {_seconds(search.elapsed_s)}.{stopped}",
+            f"{_seconds(search.cost_s)} of training in {_seconds(search.elapsed_s)}.{stopped}{alone}",
             "",
             f"Sampler {search.sampler}, pruner {search.pruner}, seed {search.seed}. Ranked by {order.objective.name} "
             f"{ranked}; test was not seen by the search.{closing}",
@@ -124,13 +126,14 @@ def _test(order: FinishOrder, result: JobResult) -> str:
         f"| accuracy | {percent(result.test_accuracy)} |",
         *(f"| {names.get(n, n)} | {value:.4f} |" for n, value in result.metrics.items() if n != "accuracy"),
         "",
-        f"On val the winner had {order.objective.name} {result.val:.4f}.",
+        f"{_where(order)} the winner had {order.objective.name} {result.val:.4f}.",
     ]
     if result.selection_bias is not None:
         flattering = "negative" if order.objective.direction == "minimize" else "positive"
         lines[-1] += (
-            f" Val minus test is {result.selection_bias:+.4f}; {flattering} means that val flattered it, as it does "
-            "whoever is picked as the best of many on the same images. Quote the test number."
+            f" Val minus test is {result.selection_bias:+.4f}; {flattering} means that val flattered it. Val is "
+            "likely to flatter whatever is picked as the best of many on it; on few images the difference is luck as "
+            "well. Quote the test number."
         )
     return "\n".join(lines)
 
@@ -159,12 +162,13 @@ def _anchor_row(anchor: AnchorResult) -> str:
     return f"| {anchor.name} | {anchor.number} | {anchor.val:.4f} | {percent(anchor.test_accuracy)} | {lift} |"
 
 
-def _calibration(result: JobResult, details: TestDetails) -> str:
+def _calibration(order: FinishOrder, result: JobResult, details: TestDetails) -> str:
     return "\n".join(
         [
             "## Calibration",
             "",
-            f"Probabilities are softmax(logits / T), T = {result.calibration_temperature:.4f}, fitted on val. "
+            f"Probabilities are softmax(logits / T), T = {result.calibration_temperature:.4f}, fitted on "
+            f"{_fitted_on(order)}. "
             "On test, by how sure the network was:",
             "",
             "| images | mean probability | accuracy |",
@@ -238,6 +242,14 @@ def _limits(order: FinishOrder, result: JobResult) -> str:
     if result.n_test < 200:
         lines.append(f"- {result.n_test} test images: the interval above is wide for that reason.")
     return "\n".join(lines)
+
+
+def _where(order: FinishOrder) -> str:
+    return "Over the folds, each predicted by a fit that had not seen it," if order.search.n_folds > 1 else "On val"
+
+
+def _fitted_on(order: FinishOrder) -> str:
+    return "the folds of train + val, as they were predicted unseen" if order.search.n_folds > 1 else "val"
 
 
 def percent(interval: Interval) -> str:

@@ -8,8 +8,9 @@ the loser of a race inserts nothing.
 import logging
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from domain.catalogue import catalogue
@@ -23,7 +24,7 @@ from store.blob_rows import drop_ref
 from store.clock import now
 from store.moves import become
 from store.session import after_commit
-from store.tables import JobRow
+from store.tables import JobRow, LotRow
 from store.trials import (
     NewTrial,
     TrialSketch,
@@ -42,6 +43,7 @@ from worker.searches import SEARCHES, read_history
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 20  # proposals for one number before an illegal combination counts as the space's fault
+RING_AGAIN_S = 30.0  # a lot that waits is told of again
 SAME_FAILURES = 3  # first trials that all fail alike end the job
 
 
@@ -53,32 +55,34 @@ class Plan:
     first: int  # next free trial number
     n_new: int  # lots to insert now
     waiting: tuple[str, ...]  # lots inserted before
+    unheard: frozenset[str]  # those of them that nobody was told of for a while
 
 
-def advance(context: Context, job_id: str) -> None:
-    """Do the next legal thing for a job, and ring for every lot that waits."""
-    for lot_id in next_lots(context, job_id):
-        context.doorbell.wake("run_lot", lot_id)
+def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
+    """Do the next legal thing for a job, and ring for its lots that wait.
 
-
-def next_lots(context: Context, job_id: str) -> list[str]:
-    """Do the next legal thing for a job; returns its waiting lots, which nobody has been told of yet."""
+    With `take`, one of them is not rung for but returned, for the caller to train.
+    """
     try:
         with context.transaction() as session:
             job = session.get(JobRow, job_id, populate_existing=True)
             plan = _settle(context, session, job) if job is not None else None
+        if plan is None:
+            return None
+        new: list[str] = []
+        for number in range(plan.first, plan.first + plan.n_new):
+            lot_id = _insert(context, job_id, plan, number)
+            if lot_id is None:
+                break
+            new.append(lot_id)
     except Conflict as moved:  # by another process, between our reading and our writing: it has done our work
         log.info("%s", moved.detail)
-        return []
-    if plan is None:
-        return []
-    waiting = list(plan.waiting)
-    for number in range(plan.first, plan.first + plan.n_new):
-        lot_id = _insert(context, job_id, plan, number)
-        if lot_id is None:
-            break
-        waiting.append(lot_id)
-    return waiting
+        return None
+    mine = next(iter((*plan.waiting, *new)), None) if take else None
+    for lot_id in (*plan.waiting, *new):
+        if lot_id != mine and (lot_id in plan.unheard or lot_id in new):
+            context.doorbell.wake("run_lot", lot_id)
+    return mine
 
 
 def elapsed_s(session: Session, job: JobRow) -> float:
@@ -98,8 +102,7 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
         return None
     if state.finished or state == JobState.FINISHING:
         _cancel_waiting(session, job.id)
-        if state in (JobState.CANCELLED, JobState.FAILED):
-            _free(context, session, job.id, kept=set(), anchors_too=True)
+        _free(context, session, job)
         if state == JobState.FINISHING and not lots_of(session, job.id, [LotState.RUNNING]):
             after_commit(session, partial(context.doorbell.wake, "finish_job", job.id))
         return None
@@ -107,8 +110,7 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
         return None
     spec = JobSpec.model_validate(job.spec)
     trials = sketch_trials(session, job.id)
-    best = best_trials(session, job.id, direction=spec.objective.direction, limit=spec.keep_top)
-    _free(context, session, job.id, kept={t.id for t in best})
+    _free(context, session, job)
     over = _why_over(session, job, spec, trials)
     if over is not None:
         _end(context, session, job, trials, over)
@@ -120,10 +122,21 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     left = n_parallel * ahead - len(open_lots)
     if spec.budget.trials is not None:
         left = min(left, spec.budget.trials - len(trials))
+    waiting = [lot for lot in sorted(open_lots, key=lambda lot: lot.created_at) if lot.state == LotState.WAITING]
+    unheard = _ring(session, job, [lot.id for lot in waiting])
     return Plan(
         spec, first=max((t.number for t in trials), default=-1) + 1, n_new=max(0, left),
-        waiting=tuple(lot.id for lot in open_lots if lot.state == LotState.WAITING),
+        waiting=tuple(lot.id for lot in waiting), unheard=unheard,
     )  # fmt: skip
+
+
+def _ring(session: Session, job: JobRow, waiting: list[str]) -> frozenset[str]:
+    """Those of the waiting lots to ring for now: messages would pile up while every worker is busy for an hour."""
+    again = update(LotRow).where(LotRow.id.in_(waiting))
+    if job.woken_at > 0.0:  # else it was submitted, resumed or extended just now
+        again = again.where(LotRow.woken_at <= now() - RING_AGAIN_S)
+    rung = again.values(woken_at=now()).returning(LotRow.id).execution_options(synchronize_session=False)
+    return frozenset(session.scalars(rung)) if waiting else frozenset()
 
 
 def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSketch]) -> str | None:
@@ -138,7 +151,10 @@ def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSk
     return "budget" if done else None
 
 
-def _end(context: Context, session: Session, job: JobRow, trials: list[TrialSketch], over: str) -> None:
+def _end(
+    context: Context, session: Session, job: JobRow, trials: list[TrialSketch], over: str,
+    error: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
     """No more trials: wait for those that run (they are told to stop), then finish with the best, if there is one."""
     _cancel_waiting(session, job.id)
     if lots_of(session, job.id, [LotState.RUNNING]):
@@ -148,11 +164,11 @@ def _end(context: Context, session: Session, job: JobRow, trials: list[TrialSket
         after_commit(session, partial(context.doorbell.wake, "finish_job", job.id))
         return
     errors = [t.error for t in trials if t.error]
-    if errors:
+    if error is None and errors:
         last = errors[-1]
         detail = f"no trial was completed; the last one: {last['detail']}"
         error = {"code": "every_trial_failed", "detail": detail, "cause": last["code"]}
-    else:
+    elif error is None:
         error = {"code": "budget_too_small", "detail": "the budget ended before the first trial was completed"}
     become(session, job, JobState.FAILED, stopped_by=over, error=error)
 
@@ -165,11 +181,20 @@ def _cancel_waiting(session: Session, job_id: str) -> None:
         become(session, lot, LotState.DONE)
 
 
-def _free(context: Context, session: Session, job_id: str, *, kept: set[str], anchors_too: bool = False) -> None:
-    """Free the weights of ended trials but for the `kept` ones and the anchors; resume points go with their trial."""
-    for trial in trials_with_blobs(session, job_id):
+def _free(context: Context, session: Session, job: JobRow) -> None:
+    """Free the weights of ended trials but for the best and the anchors; resume points go with their trial.
+
+    A cancelled job keeps nothing. One that failed while it was being finished keeps what it had.
+    """
+    ended = trials_with_blobs(session, job.id)  # before the best: a trial that ends in between is not among them
+    kept: set[str] = set()
+    if ended and job.state != JobState.CANCELLED:
+        spec = JobSpec.model_validate(job.spec)
+        best = best_trials(session, job.id, direction=spec.objective.direction, limit=spec.keep_top)
+        kept = {t.id for t in best} | {t.id for t in ended if t.anchor is not None}
+    for trial in ended:
         columns = ["resume_blob"]
-        if trial.id not in kept and (anchors_too or trial.anchor is None):
+        if trial.id not in kept:
             columns += ["checkpoint_blob", "predictions_blob"]
         gone = {c: key for c in columns if (key := getattr(trial, c)) is not None}
         for key in gone.values():
@@ -197,15 +222,18 @@ def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | Non
             search.learn(history)
             try:
                 new = _propose(search, plan.spec, number)
-            except GraftError as error:
-                _fail(context, job_id, error)
+            except Exception as error:  # the same history fails the same way again: the search is at its end
+                log.warning("%s: no recipe for trial %d", job_id, number, exc_info=not isinstance(error, GraftError))
+                _give_in(context, job_id, error)
                 return None
-        with context.transaction() as session:
-            lot = insert_lot(session, job_id, [new])
-        if lot is None:
-            search.forget(number)
-            return None
-    return lot.id
+        lot = None
+        try:
+            with context.transaction() as session:
+                lot = insert_lot(session, job_id, [new])
+        finally:
+            if lot is None:
+                search.forget(number)
+    return lot.id if lot is not None else None
 
 
 def _propose(search: Search, spec: JobSpec, number: int) -> NewTrial:
@@ -225,7 +253,12 @@ def _seed(spec: JobSpec, number: int) -> int:
     return derive_seed(spec.seed, number) >> 1  # fits a signed 32-bit integer
 
 
-def _fail(context: Context, job_id: str, error: GraftError) -> None:
+def _give_in(context: Context, job_id: str, error: Exception) -> None:
+    """Nothing more can be proposed: the job ends with what it has."""
+    body = {"code": "search_failed", "detail": f"{type(error).__name__}: {error}"}
+    if isinstance(error, GraftError):
+        body = {"code": error.code, "detail": error.detail}
     with context.transaction() as session:
         job = session.get_one(JobRow, job_id)
-        become(session, job, JobState.FAILED, error={"code": error.code, "detail": error.detail})
+        if job.state == JobState.RUNNING:
+            _end(context, session, job, sketch_trials(session, job_id), "failures", body)

@@ -5,6 +5,7 @@ Under the solo pool a handler runs in the worker's own process; under prefork in
 is opened where the handlers run.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,11 @@ from store.queue import HANDLERS as QUEUE_OF
 from store.queue import QUEUES, celery_app, task_name
 from store.settings import load
 from worker.context import Context, open_context
+from worker.crew import ChildDied
 from worker.handlers import HANDLERS, handle
 from worker.pulse import Pulse
 
+log = logging.getLogger(__name__)
 settings = load()
 app: Celery = celery_app(settings)
 _contexts: dict[int, Context] = {}  # by process: connections do not survive a fork
@@ -46,7 +49,11 @@ def _ready(sender: Any, **_: Any) -> None:
     queues = sorted(listened & set(QUEUES))
     here = context()
     if "trials" in queues:
-        here.crew.start()
+        try:
+            here.crew.start()
+        except ChildDied as died:  # each trial it took would fail
+            log.critical("this worker cannot train: %s", died.reason)
+            raise SystemExit(1) from died
     _pulse.append(Pulse(here, queues))
     _pulse[0].start()
 

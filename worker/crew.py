@@ -11,26 +11,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Literal
 
 from store.settings import Settings
-from worker.wire import Done, FromChild, Hello, Message, Wish, Wishes, receive_news, send
+from worker.wire import Done, FromChild, Hello, Message, Refused, Wish, Wishes, receive_news, send
 
 _PASSED_ON = {
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "HTTPS_PROXY",
     "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE",
 }  # fmt: skip
 _PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "PYTORCH_")
+START_S = 300.0  # importing torch from a slow disk takes a while, but not this long
 
 
 class ChildDied(Exception):
     """The trial process ended while it had an order; `reason` says how."""
 
-    def __init__(self, reason: str, *, killed: bool) -> None:
+    def __init__(self, reason: str, *, killed: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.killed = killed  # by a signal that nobody here sent, such as the kernel's out-of-memory killer
+        self.code = "out_of_memory" if killed else "crashed"  # who kills without a word is the kernel, for memory
 
 
 class Crew:
@@ -41,6 +43,7 @@ class Crew:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._sending = threading.Lock()
+        self._ordered = False  # and not done
         self.facts: dict[str, str | int | float | bool] = {}
 
     def start(self) -> dict[str, str | int | float | bool]:
@@ -61,6 +64,9 @@ class Crew:
                 command, pass_fds=[theirs.fileno()], env=_clean_environment(), stdin=subprocess.DEVNULL
             )
         self._connection = Connection(ours.detach())
+        if not self._connection.poll(START_S):
+            self.stop()
+            raise ChildDied(f"the trial process did not start within {START_S:.0f} s")
         hello = self._receive()
         assert isinstance(hello, Hello)
         self.facts = hello.facts
@@ -70,39 +76,47 @@ class Crew:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    def order(self, message: Message) -> None:
-        """Hand an order to the warm process. `news` tells what comes of it."""
-        self.start()
-        self._send(message)
+    @contextmanager
+    def order(self, message: Message, *, timeout_s: float) -> Iterator[Iterator[FromChild | None]]:
+        """Hand an order to the warm process; the block reads what comes of it: messages until the order is done, None
+        whenever nothing came for `timeout_s`. Raises ChildDied.
 
-    def news(self, timeout_s: float) -> Iterator[FromChild | None]:
-        """Messages until the order is done; None whenever nothing came for `timeout_s`. Raises ChildDied."""
-        while True:
+        A process whose order was left before its end is stopped, so that nothing it still says is taken for the next
+        one's; so is one that has met a fault of ours.
+        """
+        self.start()
+        self._ordered = True
+        try:
+            self._send(message)
+            yield self._news(timeout_s)
+        finally:
+            if self._ordered:
+                self.stop()
+
+    def _news(self, timeout_s: float) -> Iterator[FromChild | None]:
+        while self._ordered:
             connection = self._connection
             if connection is None:
-                raise ChildDied("the trial process was stopped", killed=False)
+                raise ChildDied("the trial process was stopped")
             try:
                 ready = connection.poll(timeout_s)
             except OSError:
                 ready = True  # let the read say what happened
-            if not ready:
-                yield None
-                continue
-            message = self._receive()
+            message = self._receive() if ready else None
+            if isinstance(message, Done) or (isinstance(message, Refused) and message.code != "crashed"):
+                self._ordered = False
             yield message
-            if isinstance(message, Done) or message.kind == "refused":
-                return
 
     def wish(self, trial_id: str, wish: Wish) -> None:
-        try:
-            self._send(Wishes(trial_id=trial_id, wish=wish))
-        except ChildDied:
-            return  # `news` will tell
+        with self._sending, suppress(OSError):  # the end of the process is for the reader of its news to find
+            if self._connection is not None:
+                send(self._connection, Wishes(trial_id=trial_id, wish=wish))
 
     def stop(self) -> None:
         """End the process, its GPU memory with it."""
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
+        self._ordered = False
         if connection is not None:
             connection.close()
         if process is not None and process.poll() is None:
@@ -114,7 +128,7 @@ class Crew:
         with self._sending:
             try:
                 if self._connection is None:
-                    raise ChildDied("the trial process was stopped", killed=False)
+                    raise ChildDied("the trial process was stopped")
                 send(self._connection, message)
             except OSError:
                 raise self._died() from None
@@ -128,11 +142,17 @@ class Crew:
 
     def _died(self) -> ChildDied:
         process = self._process
-        code = process.wait() if process is not None else None
+        code = None
+        if process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout=10.0)
         self.stop()
-        if code is not None and code < 0:
-            return ChildDied(f"the trial process was ended by {signal.Signals(-code).name}", killed=True)
-        return ChildDied(f"the trial process exited with status {code}", killed=False)
+        if code is None:
+            return ChildDied("the trial process fell silent")
+        if code < 0:
+            killed = -code == signal.SIGKILL
+            return ChildDied(f"the trial process was ended by {signal.Signals(-code).name}", killed=killed)
+        return ChildDied(f"the trial process exited with status {code}")
 
 
 def _clean_environment() -> dict[str, str]:

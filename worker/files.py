@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from domain.catalogue import catalogue
-from domain.errors import GraftError, Invalid
+from domain.errors import Invalid, NotFound, Unavailable
 from domain.job import JobSpec, Teacher
 from domain.lot import SourceFiles, TeacherFiles
 from intake.preprocess.classification import scaled
@@ -87,12 +87,17 @@ def teacher_files(context: Context, teacher: Teacher | None) -> TeacherFiles | N
 
 
 def fetch_folder(context: Context, key: str, folder: Path) -> str | None:
-    """Unpack a resume point that this installation has written; None if it is gone or damaged (start over then)."""
+    """Unpack a resume point that this installation has written; None if it is gone or damaged (start over then).
+
+    A blob store that does not answer is no reason to start over: that is Unavailable.
+    """
     try:
         archive = fetch_blob(context.blobs, key, folder.parent)
         with zipfile.ZipFile(archive) as bundle:
             bundle.extractall(folder)
-    except (GraftError, zipfile.BadZipFile, OSError) as error:
+    except (NotFound, Unavailable, zipfile.BadZipFile) as error:
+        if isinstance(error, Unavailable) and error.code != "blob_corrupt":
+            raise
         log.warning("resume point %s cannot be used: %s", key, error)
         return None
     return str(folder)

@@ -1,5 +1,6 @@
 """`finish_job`: the best trial and the anchors meet the test split once; the winner becomes a bundle."""
 
+import logging
 import shutil
 from collections import Counter
 from functools import partial
@@ -21,13 +22,15 @@ from store.leases import claim, hold, release
 from store.moves import become
 from store.session import after_commit
 from store.tables import DatasetRow, JobRow, TrialRow
-from store.trials import best_trials, lots_of, set_trial_facts, trials_of
+from store.trials import best_trials, lots_of, set_trial_facts, trials_by_id, trials_of
 from worker.advance import elapsed_s
 from worker.context import Context
 from worker.crew import ChildDied
 from worker.files import pack_folder
 from worker.lease import Lease
 from worker.wire import Done, Finish, Refused
+
+log = logging.getLogger(__name__)
 
 BACK_OFF_S = 2.0
 
@@ -49,8 +52,8 @@ def finish_job(context: Context, job_id: str) -> None:
     try:
         with Lease(context, JobRow, job_id, fence) as lease:
             _finish(context, job_id, fence, lease, scratch)
-    except LeaseLost:
-        context.crew.stop()
+    except LeaseLost as lost:  # cancelled, or in other hands
+        log.info("%s", lost.detail)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -61,16 +64,16 @@ def _finish(context: Context, job_id: str, fence: int, lease: Lease, scratch: Pa
     try:
         order = _order(context, job_id, scratch)
         outcome = _ask(context, order, lease)
-        _store(context, job_id, fence, order, outcome)
-    except (ChildDied, Unavailable) as error:
-        reason = error.detail if isinstance(error, Unavailable) else error.reason
+        lease.insist(partial(_store, context, job_id, fence, order, outcome))
+    except LeaseLost:
+        raise
+    except (ChildDied, Unavailable, OSError) as error:
+        reason = error.reason if isinstance(error, ChildDied) else str(error)
         if attempt >= context.settings.max_attempts:
             _fail(context, job_id, fence, "finish_failed", f"{reason}; tried {attempt} times")
             return
         with context.transaction() as session:
             release(session, JobRow, job_id, fence, not_before_s=BACK_OFF_S * attempt)
-    except LeaseLost:
-        raise
     except GraftError as error:
         _fail(context, job_id, fence, error.code, error.detail)
 
@@ -125,13 +128,13 @@ def _search_facts(session: Session, job: JobRow, spec: JobSpec, trials: list[Tri
 
 def _ask(context: Context, order: FinishOrder, lease: Lease) -> FinishOutcome:
     found: dict[str, Any] = {}
-    context.crew.order(Finish(order=order))
-    for message in context.crew.news(timeout_s=1.0):
-        lease.check()
-        if isinstance(message, Refused):
-            raise GraftError(message.code, message.detail)
-        if isinstance(message, Done):
-            found = dict(message.body)
+    with context.crew.order(Finish(order=order), timeout_s=0.5) as news:
+        for message in news:
+            lease.check()
+            if isinstance(message, Refused):
+                raise GraftError(message.code, message.detail)
+            if isinstance(message, Done):
+                found = dict(message.body)
     return FinishOutcome.model_validate(found)
 
 
@@ -145,8 +148,8 @@ def _store(context: Context, job_id: str, fence: int, order: FinishOrder, outcom
         job = hold(session, JobRow, job_id, fence)
         add_blob(session, workspace_id, key, info, job_id)
         count_test_look(session, job.dataset_id)
-        for trial_id, numbers in outcome.tests.items():
-            set_trial_facts(session, session.get_one(TrialRow, trial_id), test=numbers)
+        for trial in trials_by_id(session, outcome.tests):
+            set_trial_facts(session, trial, test=outcome.tests[trial.id])
         tell(session, job_id, "job.result", result)
         become(session, job, JobState.COMPLETE, result=result, bundle_blob=key, best_trial_id=order.winner.trial_id)
         after_commit(session, partial(context.doorbell.wake, "advance", job_id))
@@ -156,3 +159,4 @@ def _fail(context: Context, job_id: str, fence: int, code: str, detail: str) -> 
     with context.transaction() as session:
         job = hold(session, JobRow, job_id, fence)
         become(session, job, JobState.FAILED, error={"code": code, "detail": detail})
+        after_commit(session, partial(context.doorbell.wake, "advance", job_id))

@@ -13,7 +13,7 @@ from worker.probe import probe_job
 
 log = logging.getLogger(__name__)
 
-HANDLERS: dict[str, Callable[[Context, str], None]] = {
+HANDLERS: dict[str, Callable[[Context, str], object]] = {
     "prepare_dataset": prepare_dataset,
     "advance": advance,
     "probe_job": probe_job,

@@ -3,16 +3,20 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from domain.errors import GraftError, LeaseLost
+from domain.errors import LeaseLost, Unavailable
 from store.leases import renew
 from worker.context import Context
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 GIVE_UP_SHARE = 0.8  # of the lease without one successful renewal: somebody may own the row by now
+RETRY_S = 0.5
 
 
 class Lease:
@@ -32,6 +36,20 @@ class Lease:
         if self.lost.is_set():
             raise LeaseLost("lease_lost", f"{self.row_id} is no longer ours", row_id=self.row_id, fence=self.fence)
 
+    def insist(self, write: Callable[[], T]) -> T:
+        """Do a write again while a server is away, for one lease at most: what was trained outlives a restart of it."""
+        since = time.monotonic()
+        while True:
+            try:
+                return write()
+            except Unavailable as error:
+                context = self._context
+                if context.stopping.is_set() or time.monotonic() - since > context.settings.lease_s:
+                    raise
+                log.warning("%s: %s", self.row_id, error)
+                self.check()
+                context.stopping.wait(RETRY_S)
+
     def __enter__(self) -> "Lease":
         self._thread.start()
         return self
@@ -47,7 +65,7 @@ class Lease:
             try:
                 with self._context.transaction() as session:
                     ours = renew(session, self.row, self.row_id, self.fence, settings.lease_s)
-            except GraftError as error:
+            except Exception as error:  # whatever it is, a lease that is not renewed ends
                 log.warning("heartbeat of %s: %s", self.row_id, error)
                 ours = time.monotonic() - renewed < GIVE_UP_SHARE * settings.lease_s
             else:

@@ -57,6 +57,7 @@ def run(context: Context, queues: Sequence[str]) -> None:
                 for handler, row_id in listener.wait(timeout_s=0.5):
                     lanes[QUEUE_OF[handler]].ring((handler, row_id))
         finally:
+            context.stopping.set()
             for lane in lanes.values():
                 lane.close()
             pulse.stop()

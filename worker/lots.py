@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -33,7 +34,7 @@ from store.trials import (
     trials_of_lot,
     waiting_lot,
 )
-from worker.advance import advance, elapsed_s, next_lots
+from worker.advance import advance, elapsed_s
 from worker.context import Context
 from worker.crew import ChildDied, precision_of
 from worker.files import fetch_folder, pack_folder, source_files, teacher_files
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0  # at most one transaction of reports, and one look at the job's state, per second
 RESUME_EVERY_S = 60.0
 BACK_OFF_S = 2.0  # before a crashed lot is tried again, times the attempts so far
+SILENT_S = 3600.0  # no epoch, no evaluation and no preparation of anything takes longer without a word
+OBEYS_WITHIN_S = 60.0  # after a cancel: what it is at is worth nothing any more
 
 
 @dataclass
@@ -71,19 +74,25 @@ class Progress:
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     wishes: dict[str, tuple[Wish, str]] = field(default_factory=dict)  # trial -> (wish, why)
     looked_at: float = 0.0
+    heard_at: float = 0.0
     closed: bool = False  # the lot is DONE: its last trial's end was written
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def run_lot(context: Context, lot_id: str) -> None:
     """Train a lot, and then the next ones of its job, unless something else waits for this worker."""
-    next_id: str | None = lot_id
-    while next_id is not None:
-        claimed = _claim(context, next_id)
-        if claimed is None:
-            _report_stray(context, next_id)
-            return
+    claimed = _claim(context, lot_id)
+    if claimed is None:
+        _report_stray(context, lot_id)
+    while claimed is not None:
         _run(context, claimed)
-        next_id = _continue(context, claimed.job_id)
+        job_id = claimed.job_id
+        next_id = _continue(context, job_id)
+        claimed = _claim(context, next_id) if next_id is not None else None
+        if next_id is not None and claimed is None:  # another worker was faster
+            advance(context, job_id)
 
 
 def _run(context: Context, claimed: Claimed) -> None:
@@ -94,8 +103,7 @@ def _run(context: Context, claimed: Claimed) -> None:
         with Lease(context, LotRow, claimed.lot_id, claimed.fence) as lease:
             _train(context, claimed, lease, scratch)
     except LeaseLost as lost:
-        log.warning("%s: stopping work that is no longer ours", lost.detail)
-        context.crew.stop()
+        log.warning("%s: stopped work that is no longer ours", lost.detail)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -110,11 +118,7 @@ def _continue(context: Context, job_id: str) -> str | None:
         asked = None if taken_up else waiting_lot(session, job_id)
     if asked is not None:
         return asked  # what follows from the last result is done while this one trains
-    waiting = next_lots(context, job_id)
-    mine = waiting.pop(0) if waiting and not taken_up else None
-    for lot_id in waiting:
-        context.doorbell.wake("run_lot", lot_id)
-    return mine
+    return advance(context, job_id, take=not taken_up)
 
 
 def _report_stray(context: Context, lot_id: str) -> None:
@@ -156,50 +160,70 @@ def _claim(context: Context, lot_id: str) -> Claimed | None:
 def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> None:
     try:
         order = lot_order(context, claimed, scratch)
-        context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S))
-        progress = Progress(looked_at=time.monotonic())
-        for message in context.crew.news(timeout_s=0.2):
-            if progress.closed:
-                continue
-            lease.check()
-            _take(context, claimed, progress, message)
-            if time.monotonic() - progress.looked_at >= LOOK_EVERY_S:
-                _write_reports(context, claimed, progress)
-                _look(context, claimed, progress)
-    except ChildDied as died:
-        code = "out_of_memory" if died.killed else "crashed"
-        _give_back(context, claimed, code, died.reason)
-    except Unavailable as error:
-        _give_back(context, claimed, error.code, error.detail)
+        progress = Progress(looked_at=time.monotonic(), heard_at=time.monotonic())
+        with context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S), timeout_s=0.2) as news:
+            for message in news:
+                if progress.closed:
+                    continue
+                lease.check()
+                _check_alive(progress, message)
+                _take(context, claimed, lease, progress, message)
+                if time.monotonic() - progress.looked_at >= LOOK_EVERY_S:
+                    _write_reports(context, claimed, progress)
+                    _look(context, claimed, progress)
+        if not progress.closed:
+            lease.insist(partial(_hand_back, context, claimed))
     except LeaseLost:
         raise
+    except ChildDied as died:
+        lease.insist(partial(_give_back, context, claimed, died.code, died.reason))
+    except Unavailable as error:
+        _give_back(context, claimed, error.code, error.detail)
     except GraftError as error:
-        _fail(context, claimed, error.code, error.detail)
-    else:
-        if not progress.closed:
-            _hand_back(context, claimed)
+        lease.insist(partial(_fail, context, claimed, error.code, error.detail))
+    except Exception as error:  # a full disk, a fault of ours: it may go better once more, and the row says what it was
+        log.exception("%s broke", claimed.lot_id)
+        _give_back(context, claimed, "internal_error", f"{type(error).__name__}: {error}")
 
 
-def _take(context: Context, claimed: Claimed, progress: Progress, message: FromChild | None) -> None:
+def _check_alive(progress: Progress, message: FromChild | None) -> None:
+    """A trial process that hangs is as good as dead."""
+    if message is not None:
+        progress.heard_at = time.monotonic()
+    limit_s = OBEYS_WITHIN_S if any(wish == "cancel" for wish, _ in progress.wishes.values()) else SILENT_S
+    if time.monotonic() - progress.heard_at > limit_s:
+        raise ChildDied(f"the trial process has said nothing for {limit_s:.0f} s")
+
+
+def _take(context: Context, claimed: Claimed, lease: Lease, progress: Progress, message: FromChild | None) -> None:
     if isinstance(message, Reported):
         progress.reports.append(message.report)
         if message.report.value is not None:
             curve = progress.curves.setdefault(message.report.trial_id, [])
             curve.append((message.report.share, message.report.value))
     elif isinstance(message, FirstStep):
+        _note_first_step(context, claimed, message)
+    elif isinstance(message, Resumable):
+        _write_reports(context, claimed, progress)
+        lease.insist(partial(_keep_resume_point, context, claimed, message))
+    elif isinstance(message, Ended):
+        lease.insist(partial(_end_trial, context, claimed, progress, message.outcome))
+    elif isinstance(message, Refused):
+        raise GraftError(message.code, message.detail)
+
+
+def _note_first_step(context: Context, claimed: Claimed, message: FirstStep) -> None:
+    """Nothing else is to do here while the trial process trains: what follows from the trial before is done now."""
+    try:
         with context.transaction() as session:
             hold(session, LotRow, claimed.lot_id, claimed.fence)
             trial = session.get_one(TrialRow, message.trial_id)
             set_trial_facts(session, trial, attrs={**trial.attrs, "first_step_at": message.at})
-        advance(context, claimed.job_id)  # nothing else to do here while the trial process trains
-    elif isinstance(message, Resumable):
-        _write_reports(context, claimed, progress)
-        _keep_resume_point(context, claimed, message)
-    elif isinstance(message, Ended):
-        _write_reports(context, claimed, progress)
-        _end_trial(context, claimed, progress, message.outcome)
-    elif isinstance(message, Refused):
-        raise GraftError(message.code, message.detail)
+        advance(context, claimed.job_id)
+    except LeaseLost:
+        raise
+    except Exception:  # neither is this trial's fault, and the sweep advances the job again
+        log.exception("%s could not be advanced", claimed.job_id)
 
 
 def _write_reports(context: Context, claimed: Claimed, progress: Progress) -> None:
@@ -220,18 +244,17 @@ def _look(context: Context, claimed: Claimed, progress: Progress) -> None:
     try:
         with context.reading() as session:
             wish, why = _job_wish(context, session, claimed)
-    except Unavailable:
-        return
-    for trial in claimed.trials:
-        told = progress.wishes.get(trial.id, ("go", ""))
-        if told[0] != "go":
-            continue
-        wanted = wish, why
-        if wish == "go" and trial.anchor is None and _should_prune(context, claimed, progress, trial):
-            wanted = "stop", "pruned"
-        if wanted[0] != "go":
-            progress.wishes[trial.id] = wanted
-            context.crew.wish(trial.id, wanted[0])
+        for trial in claimed.trials:
+            told, _ = progress.wishes.get(trial.id, ("go", ""))
+            wanted = wish, why
+            if wish == "go" and trial.anchor is None and _should_prune(context, claimed, progress, trial):
+                wanted = "stop", "pruned"
+            if wanted[0] != "go" and (told == "go" or (told == "pause" and wanted[0] == "cancel")):
+                progress.wishes[trial.id] = wanted
+                progress.heard_at = time.monotonic()  # it has until then to obey
+                context.crew.wish(trial.id, wanted[0])
+    except Unavailable as error:
+        log.warning("%s goes on unwatched: %s", claimed.lot_id, error)
 
 
 def _job_wish(context: Context, session: Session, claimed: Claimed) -> tuple[Wish, str]:
@@ -260,7 +283,7 @@ def _should_prune(context: Context, claimed: Claimed, progress: Progress, trial:
 
 
 def _keep_resume_point(context: Context, claimed: Claimed, message: Resumable) -> None:
-    """Valid only once the fenced row commits; the one before goes with it."""
+    """Valid only once the fenced row commits; the one before goes with it. May be done again from the start."""
     folder = Path(message.folder)
     key = f"{claimed.workspace_id}/trials/{message.trial_id}/{claimed.fence}/{folder.name}.zip"
     archive = folder.with_suffix(".zip")
@@ -268,8 +291,6 @@ def _keep_resume_point(context: Context, claimed: Claimed, message: Resumable) -
         for file in sorted(folder.iterdir()):
             bundle.write(file, file.name)
     info = context.blobs.put(key, archive)
-    archive.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
     with context.transaction() as session:
         hold(session, LotRow, claimed.lot_id, claimed.fence)
         trial = session.get_one(TrialRow, message.trial_id)
@@ -279,6 +300,8 @@ def _keep_resume_point(context: Context, claimed: Claimed, message: Resumable) -
         if before is not None and before != key:
             for dead in drop_ref(session, before, trial.id):
                 after_commit(session, partial(context.blobs.delete, dead))
+    archive.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: TrialOutcome) -> None:
@@ -297,12 +320,15 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
         state = TrialState.CANCELLED  # stopped by the budget, the user or a failing lease, not for what it showed
     with context.transaction() as session:
         lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
+        if progress.reports:
+            record_reports(session, claimed.lot_id, claimed.fence, progress.reports)
         trial = session.get_one(TrialRow, outcome.trial_id)
         for key, info in stored:
             add_blob(session, claimed.workspace_id, key, info, trial.id)
         set_trial_facts(session, trial, cost_s=max(trial.cost_s, outcome.cost_s), peak_bytes=outcome.peak_bytes)
         if state == TrialState.PAUSED:
             become(session, trial, TrialState.PAUSED if why == "job paused" else TrialState.WAITING)
+            after_commit(session, progress.reports.clear)
             return
         error = {"code": outcome.error_code, "detail": outcome.error} if outcome.error_code else None
         become(session, trial, state, value=outcome.value, metrics=outcome.metrics or None, error=error, **blobs)
@@ -310,16 +336,17 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
             best = best_trials(session, claimed.job_id, direction=claimed.spec.objective.direction)
             if best and best[0].id == trial.id:
                 note_best(session, session.get_one(JobRow, claimed.job_id), trial)
+        after_commit(session, progress.reports.clear)
         if all(TrialState(t.state).finished for t in trials_of_lot(session, lot.id)):
             become(session, lot, LotState.DONE)
-            progress.closed = True
+            after_commit(session, progress.close)
 
 
 def _hand_back(context: Context, claimed: Claimed) -> None:
     """Trials of this lot were told to pause: it waits to be resumed, and nobody is at fault."""
     with context.transaction() as session:
         lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
-        become(session, lot, LotState.WAITING, attempt=lot.attempt - 1, woken_at=0.0)
+        return_lot(session, lot, attempt=lot.attempt - 1)
         after_commit(session, partial(context.doorbell.wake, "run_lot", lot.id))
 
 
@@ -330,7 +357,7 @@ def _give_back(context: Context, claimed: Claimed, code: str, detail: str) -> No
         return
     with context.transaction() as session:
         lot = hold(session, LotRow, claimed.lot_id, claimed.fence)
-        return_lot(session, lot, claimed.attempt * BACK_OFF_S)
+        return_lot(session, lot, not_before=now() + claimed.attempt * BACK_OFF_S)
 
 
 def _fail(context: Context, claimed: Claimed, code: str, detail: str) -> None:
@@ -339,17 +366,19 @@ def _fail(context: Context, claimed: Claimed, code: str, detail: str) -> None:
         fail_lot(session, lot, code, detail)
 
 
-def return_lot(session: Session, lot: LotRow, not_before_s: float = 0.0) -> None:
-    """A RUNNING lot whose worker is gone waits for another."""
+def return_lot(session: Session, lot: LotRow, **changes: Any) -> None:
+    """A RUNNING lot waits for another worker, or for the same one."""
     for trial in trials_of_lot(session, lot.id):
         if trial.state == TrialState.RUNNING:
             become(session, trial, TrialState.WAITING)
-    become(session, lot, LotState.WAITING, not_before=now() + not_before_s, woken_at=0.0)
+    become(session, lot, LotState.WAITING, woken_at=0.0, **changes)
 
 
 def fail_lot(session: Session, lot: LotRow, code: str, detail: str) -> None:
     """Nothing more comes of this lot: its open trials have failed."""
     for trial in trials_of_lot(session, lot.id):
+        if trial.state == TrialState.PAUSED:
+            become(session, trial, TrialState.WAITING)
         if not TrialState(trial.state).finished:
             become(session, trial, TrialState.FAILED, error={"code": code, "detail": detail})
     become(session, lot, LotState.DONE)

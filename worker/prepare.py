@@ -1,6 +1,7 @@
 """`prepare_dataset`: an upload becomes a checked, split dataset, read in a sandboxed child."""
 
 import json
+import logging
 import shutil
 import zipfile
 from functools import partial
@@ -9,11 +10,11 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from domain.dataset import Manifest
-from domain.errors import Invalid
+from domain.errors import Invalid, Unavailable
 from domain.states import DatasetState
 from store.blob_rows import add_blob, drop_ref
 from store.cache import fetch_blob
-from store.leases import claim, hold
+from store.leases import claim, hold, release
 from store.moves import become
 from store.session import after_commit
 from store.tables import DatasetRow
@@ -21,6 +22,9 @@ from worker.context import Context
 from worker.files import sandboxed
 from worker.lease import Lease
 
+log = logging.getLogger(__name__)
+
+BACK_OFF_S = 2.0
 MAX_FINDINGS_IN_ROW = 10_000
 
 
@@ -45,10 +49,14 @@ def prepare_dataset(context: Context, dataset_id: str) -> None:
                 options = ["--task", row.task, "--options", json.dumps(row.options)]
                 sandboxed(["prepare", str(archive), str(items), *options])
             except Invalid as error:
-                _reject(context, dataset_id, fence, error)
+                lease.insist(partial(_reject, context, dataset_id, fence, error))
                 return
             lease.check()
-            _store(context, row, fence, items)
+            lease.insist(partial(_store, context, row, fence, items))
+    except Unavailable as error:
+        log.warning("%s is tried again: %s", dataset_id, error)
+        with context.transaction() as session:
+            release(session, DatasetRow, dataset_id, fence, not_before_s=BACK_OFF_S * row.attempt)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -63,7 +71,7 @@ def _store(context: Context, row: DatasetRow, fence: int, items: Path) -> None:
     with context.transaction() as session:
         held = hold(session, DatasetRow, row.id, fence)
         add_blob(session, row.workspace_id, key, info, row.id)
-        _drop_upload(context, session, held)
+        drop_upload(context, session, held)
         become(
             session, held, DatasetState.READY, items_blob=key, upload_blob=None, summary=summary, findings=findings,
             content_hash=manifest.content_hash,
@@ -74,11 +82,11 @@ def _reject(context: Context, dataset_id: str, fence: int, error: Invalid) -> No
     body = {"code": error.code, "detail": error.detail} | error.facts
     with context.transaction() as session:
         held = hold(session, DatasetRow, dataset_id, fence)
-        _drop_upload(context, session, held)
+        drop_upload(context, session, held)
         become(session, held, DatasetState.REJECTED, error=body, upload_blob=None)
 
 
-def _drop_upload(context: Context, session: Session, held: DatasetRow) -> None:
+def drop_upload(context: Context, session: Session, held: DatasetRow) -> None:
     """The upload has served: free its bytes with the commit."""
     if held.upload_blob is not None:
         for key in drop_ref(session, held.upload_blob, held.id):

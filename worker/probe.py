@@ -1,5 +1,6 @@
 """`probe_job`: a few real steps of each source's default recipe, before anything is spent on the search."""
 
+import logging
 import shutil
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from worker.files import pack_folder, source_files, teacher_files
 from worker.lease import Lease
 from worker.wire import Done, ProbeLot, Refused
 
+log = logging.getLogger(__name__)
+
 BACK_OFF_S = 2.0
 
 
@@ -34,13 +37,13 @@ def probe_job(context: Context, job_id: str) -> None:
     if fence is None:
         return
     try:
-        with Lease(context, JobRow, job_id, fence):
-            _probe(context, job_id, fence)
-    except LeaseLost:
-        context.crew.stop()
+        with Lease(context, JobRow, job_id, fence) as lease:
+            _probe(context, job_id, fence, lease)
+    except LeaseLost as lost:  # paused, cancelled, or in other hands
+        log.info("%s", lost.detail)
 
 
-def _probe(context: Context, job_id: str, fence: int) -> None:
+def _probe(context: Context, job_id: str, fence: int, lease: Lease) -> None:
     with context.reading() as session:
         job = session.get_one(JobRow, job_id)
         attempt = job.attempt
@@ -51,24 +54,25 @@ def _probe(context: Context, job_id: str, fence: int) -> None:
     scratch.mkdir(parents=True)
     try:
         order = _order(context, spec, dataset, job_id, fence, str(scratch))
-        estimate = _ask(context, order)
-    except ChildDied as died:
-        _refuse(context, job_id, fence, "out_of_memory" if died.killed else "probe_crashed", died.reason)
-        return
-    except Unavailable as error:
+        estimate = _ask(context, order, lease)
+    except LeaseLost:
+        raise
+    except (ChildDied, Unavailable) as error:
+        code, reason = (error.code, error.reason) if isinstance(error, ChildDied) else (error.code, error.detail)
         if attempt >= context.settings.max_attempts:
-            _refuse(context, job_id, fence, error.code, error.detail)
+            _refuse(context, job_id, fence, code, f"{reason}; tried {attempt} times")
             return
         with context.transaction() as session:
             release(session, JobRow, job_id, fence, not_before_s=BACK_OFF_S * attempt)
-        return
-    except LeaseLost:
-        raise
     except GraftError as error:
         _refuse(context, job_id, fence, error.code, error.detail)
-        return
+    else:
+        lease.insist(partial(_store, context, job_id, fence, estimate))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _store(context: Context, job_id: str, fence: int, estimate: dict[str, Any]) -> None:
     with context.transaction() as session:
         job = hold(session, JobRow, job_id, fence)
         set_facts(session, job, estimate=estimate)
@@ -99,15 +103,16 @@ def _order(context: Context, spec: JobSpec, dataset: DatasetRow, job_id: str, fe
     )  # fmt: skip
 
 
-def _ask(context: Context, order: LotOrder) -> dict[str, Any]:
+def _ask(context: Context, order: LotOrder, lease: Lease) -> dict[str, Any]:
     """Seconds and bytes per source, and what the whole budget would take on one worker."""
     found: dict[str, Any] = {}
-    context.crew.order(ProbeLot(order=order))
-    for message in context.crew.news(timeout_s=1.0):
-        if isinstance(message, Refused):
-            raise GraftError(message.code, message.detail)
-        if isinstance(message, Done):
-            found = dict(message.body)
+    with context.crew.order(ProbeLot(order=order), timeout_s=0.5) as news:
+        for message in news:
+            lease.check()
+            if isinstance(message, Refused):
+                raise GraftError(message.code, message.detail)
+            if isinstance(message, Done):
+                found = dict(message.body)
     sources = found["trials"]
     facts = context.crew.facts
     return {

@@ -1,13 +1,14 @@
-"""What a worker does beside its handlers: says that it is alive, and takes its turn at the sweep."""
+"""What a worker does beside its handlers: says that it is alive, takes its turn at the sweep, tidies its machine."""
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 from domain.errors import GraftError
 from store.workers import gone, seen
 from worker.context import Context
-from worker.sweep import sweep
+from worker.sweep import TIDY_EVERY_S, sweep, tidy_machine
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,17 @@ class Pulse:
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
     def start(self) -> None:
-        self._say()
+        """Says so before work is taken, since `advance` counts workers; where nobody listens yet, a little later."""
+        try:
+            self._say()
+        except GraftError as error:
+            log.warning("no greeting: %s", error)
         self._thread.start()
 
     def stop(self) -> None:
         self._done.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         try:
             with self._context.transaction() as session:
                 gone(session, self._context.worker_id)
@@ -36,14 +42,16 @@ class Pulse:
 
     def _run(self) -> None:
         settings = self._context.settings
-        quiet_s = 0.0
+        said_at = tidied_at = time.monotonic()
         while not self._done.wait(settings.sweep_s):
             try:
-                quiet_s += settings.sweep_s
-                if quiet_s >= settings.heartbeat_s:
+                if time.monotonic() - said_at >= settings.heartbeat_s - settings.sweep_s / 2:
                     self._say()
-                    quiet_s = 0.0
+                    said_at = time.monotonic()
                 sweep(self._context)
+                if time.monotonic() - tidied_at >= TIDY_EVERY_S:
+                    tidied_at = time.monotonic()
+                    tidy_machine(settings)
             except GraftError as error:
                 log.warning("sweep: %s", error)
             except Exception:

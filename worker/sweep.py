@@ -8,28 +8,37 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from domain.errors import Conflict, NotFound
+from sqlalchemy import select
+
+from domain.errors import Conflict, NotFound, Unavailable
+from domain.ports import BlobStore
 from domain.states import DatasetState, JobState, LotState
 from store.blob_rows import unreferenced
+from store.cache import evict
 from store.datasets import delete_dataset
 from store.leases import due, exhausted, expired, take_back, take_turn
 from store.moves import become
 from store.session import after_commit
-from store.tables import DatasetRow, JobRow, LotRow
+from store.settings import Settings
+from store.tables import DatasetRow, JobRow, LotRow, TrialRow
 from store.uploads import delete_upload, stale_uploads
 from store.workers import forget_silent
+from worker.advance import RING_AGAIN_S
 from worker.context import Context
 from worker.lots import fail_lot, return_lot
+from worker.prepare import drop_upload
 
 log = logging.getLogger(__name__)
 
-RING_AGAIN_S = 30.0
-TIDY_EVERY_S = 600.0  # unreferenced blobs and old scratch folders
+TIDY_EVERY_S = 600.0  # unreferenced blobs, caches, old scratch folders
+CACHED_FOR_S = 6 * 3600.0  # a trial may come back to its files for as long
+BATCH = 500
 # States in which a row waits for a claim.
 WORK: dict[type[Any], Collection[str]] = {
     LotRow: (LotState.WAITING,),
@@ -54,8 +63,29 @@ def sweep(context: Context) -> bool:
     with context.transaction() as session:
         tidy = take_turn(session, "tidy", f"{context.worker_id}-{time.time()}", for_s=TIDY_EVERY_S)
     if tidy:
+        _free_ended(context)
         _free_unreferenced(context)
+        context.blobs.tidy(24 * 3600)
     return True
+
+
+def tidy_machine(settings: Settings) -> None:
+    """What lies on this machine alone: scratch folders of workers that were killed, and caches over their limit."""
+    _tidy_scratch(settings.cache / "scratch", settings.lease_s)
+    caches = [folder for kind in ("packs", "items", "weights") for folder in settings.cache.glob(f"*/{kind}")]
+    for folder in caches:
+        evict(folder, settings.max_cache_bytes // len(caches), min_idle_s=CACHED_FOR_S)
+
+
+@contextlib.contextmanager
+def _alone(row_id: str) -> Iterator[None]:
+    """One row that cannot be moved does not keep the others from it."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("the sweep could not move %s", row_id)
 
 
 def _take_back(context: Context, row: type[Any]) -> None:
@@ -63,7 +93,7 @@ def _take_back(context: Context, row: type[Any]) -> None:
     with context.reading() as session:
         lost = expired(session, row)
     for row_id in lost:
-        with context.transaction() as session:
+        with _alone(row_id), context.transaction() as session:
             held = take_back(session, row, row_id)
             if held is None:
                 continue
@@ -77,7 +107,7 @@ def _give_up(context: Context, row: type[Any], states: Collection[str]) -> None:
     with context.reading() as session:
         hopeless = exhausted(session, row, states, max_attempts=context.settings.max_attempts)
     for row_id in hopeless:
-        with context.transaction() as session:
+        with _alone(row_id), context.transaction() as session:
             held = session.get(row, row_id, with_for_update=True, populate_existing=True)
             if held is None or held.state not in states or held.attempt < context.settings.max_attempts:
                 continue
@@ -85,8 +115,12 @@ def _give_up(context: Context, row: type[Any], states: Collection[str]) -> None:
             if isinstance(held, LotRow):
                 fail_lot(session, held, **error)
                 after_commit(session, partial(context.doorbell.wake, "advance", held.job_id))
+            elif isinstance(held, DatasetRow):
+                drop_upload(context, session, held)
+                become(session, held, DatasetState.REJECTED, error=error, upload_blob=None)
             else:
-                become(session, held, "REJECTED" if isinstance(held, DatasetRow) else "FAILED", error=error)
+                become(session, held, JobState.FAILED, error=error)
+                after_commit(session, partial(context.doorbell.wake, "advance", held.id))
 
 
 def _ring_again(context: Context) -> None:
@@ -117,16 +151,39 @@ def _expire_uploads(context: Context) -> None:
         (context.settings.home / "uploads" / upload.id).unlink(missing_ok=True)
 
 
-def _free_unreferenced(context: Context) -> None:
-    """Delete bytes that no row knows, once they are older than a lease: younger ones may be about to get their row."""
+def _free_ended(context: Context) -> None:
+    """A job that has ended is advanced once more if it still holds what goes with its end: that message was lost."""
+    left = TrialRow.resume_blob.is_not(None) | ((JobRow.state == "CANCELLED") & TrialRow.checkpoint_blob.is_not(None))
+    ended = JobRow.state.in_([str(s) for s in JobState if s.finished])
     with context.reading() as session:
-        dead = unreferenced(session, context.blobs.keys())
-    for key in dead:
-        if context.blobs.age_s(key) > context.settings.lease_s:
+        query = select(JobRow.id).join(TrialRow, TrialRow.job_id == JobRow.id).where(ended, left).distinct()
+        jobs = list(session.scalars(query))
+    for job_id in jobs:
+        context.doorbell.wake("advance", job_id)
+
+
+def _free_unreferenced(context: Context) -> None:
+    """Delete bytes that no row knows, once they are older than a lease: younger ones may be about to get their row.
+
+    Age is looked at before the rows are read for the last time: what is old then will get no row any more.
+    """
+    keys = iter(context.blobs.keys())
+    while batch := list(islice(keys, BATCH)):
+        with context.reading() as session:
+            suspects = unreferenced(session, batch)
+        old = [key for key in suspects if _age_s(context.blobs, key) > context.settings.lease_s]
+        with context.reading() as session:
+            dead = unreferenced(session, old)
+        for key in dead:
             log.info("freeing %s, which nobody needs", key)
             context.blobs.delete(key)
-    context.blobs.tidy(24 * 3600)
-    _tidy_scratch(context.cache / "scratch", context.settings.lease_s)
+
+
+def _age_s(blobs: BlobStore, key: str) -> float:
+    try:
+        return blobs.age_s(key)
+    except NotFound:  # gone meanwhile
+        return 0.0
 
 
 def _tidy_scratch(folder: Path, older_than_s: float) -> None:

@@ -70,6 +70,7 @@ class Line:
             if isinstance(message, Wishes):
                 self.wishes[message.trial_id] = message.wish
             else:
+                self.wishes.clear()  # those that came too late for the order before
                 self.orders.put(message)
 
 
@@ -125,7 +126,6 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         if outcome.state == "PAUSED":
             _save(line, fit, trial.trial_id, scratch / f"resume-{trial.trial_id}-last")
         line.send(Ended(outcome=outcome))
-        line.wishes.pop(trial.trial_id, None)
 
 
 def probe(order: LotOrder, n_steps: int) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Messages between a worker and its trial process: JSON over a socket pair, one model per kind."""
 
+import json
 from multiprocessing.connection import Connection
 from typing import Annotated, Literal
 
@@ -95,7 +96,8 @@ _from_child: TypeAdapter[FromChild] = TypeAdapter(FromChild)
 
 
 def send(connection: Connection, message: Message) -> None:
-    connection.send_bytes(message.model_dump_json().encode())
+    # NaN and infinities travel as they are; Pydantic's own JSON would make null of them, which is no number.
+    connection.send_bytes(json.dumps(message.model_dump(mode="json")).encode())
 
 
 def receive_order(connection: Connection) -> ToChild:

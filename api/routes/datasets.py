@@ -9,6 +9,7 @@ from api.afterwards import free, wake
 from api.auth import Caller, CallerDep
 from api.ids import DatasetId
 from api.json_body import StrictRoute, parse
+from api.problems import plain_message
 from api.schemas.dataset import Dataset, DatasetOptions, show_dataset
 from api.schemas.page import Cursor, Limit, Page
 from api.schemas.problem import problems
@@ -124,9 +125,9 @@ def delete_dataset(session: WriteDep, site: SiteDep, caller: CallerDep, dataset:
 def read_options(text: str, where: str = "options") -> dict[str, Any]:
     """The options of a dataset from their JSON; only what was given is kept."""
     try:
-        options = TypeAdapter(DatasetOptions).validate_python(parse(text.encode("utf-8", "surrogatepass")))
+        options = TypeAdapter(DatasetOptions).validate_python(parse(text.encode("utf-8", "surrogatepass"), where))
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in error.errors()[:5])
+        said = "; ".join(f"{'.'.join([where, *map(str, e['loc'])])}: {plain_message(e)}" for e in error.errors()[:5])
         raise Invalid("validation_error", said) from error
     return options.model_dump(mode="json", exclude_unset=True)
 

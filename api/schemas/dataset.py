@@ -46,6 +46,12 @@ class DatasetOptions(BaseModel):
     )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.n_train_per_class is not None and self.n_labelled_per_class is not None:
+            raise ValueError("give n_train_per_class or n_labelled_per_class, not both")
+        return self
+
 
 class Dataset(BaseModel):
     """An uploaded, checked, immutable collection."""

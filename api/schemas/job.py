@@ -44,7 +44,7 @@ class JobCreate(BaseModel):
                 {
                     "name": "flowers, small networks", "dataset_id": "ds_0193c1f2a4d10f2b3c4d5e6f7081",
                     "sources": ["torchvision:resnet18", "job_0193c1f2a4d10f2b3c4d5e6f7081"], "budget": {"trials": 30},
-                    "space": {"head": "linear", "regularizer": ["none", "l2_sp"],
+                    "space": {"head.kind": "linear", "regularizer": ["l2", "l2_sp"],
                               "optimizer.lr_head": {"low": 0.001, "high": 0.1}},
                     "objective": "log_loss", "sampler": "tpe", "pruner": "median", "seed": 7,
                 },

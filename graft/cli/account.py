@@ -21,6 +21,8 @@ def account(job: Job) -> list[str]:
         f"Trial {result.best_number} was best of {done.trials_done} by {name} on val: {number(result.val)}. "
         f"It took {duration(job.elapsed_s)}, {duration(job.cost_s)} of it training.",
     ]
+    if done.by_state and done.trials_done - done.by_state.get("FAILED", 0) <= len(result.anchors):
+        lines.append("No trial of the search's own was carried through: only the fixed recipes above were compared.")
     if result.selection_bias is not None:
         lines.append(f"Val minus test, in {name}: {result.selection_bias:+.4f}; picking the best on val flatters val.")
     if result.n_test_looks > 1:

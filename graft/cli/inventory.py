@@ -37,8 +37,17 @@ def list_datasets(limit: Annotated[int, typer.Option(min=1)] = 50, as_json: AsJs
 @sources.callback()
 def list_sources(context: typer.Context, as_json: AsJson = False) -> None:
     """List the weights a job may start from."""
-    if context.invoked_subcommand:
-        return
+    if not context.invoked_subcommand:
+        _print_sources(as_json)
+
+
+@sources.command("list")
+def list_sources_too(as_json: AsJson = False) -> None:
+    """List the weights a job may start from; `graft sources` alone does the same."""
+    _print_sources(as_json)
+
+
+def _print_sources(as_json: bool) -> None:
     with connect() as client:
         found = list(client.sources.list())
     if as_json:
@@ -82,7 +91,10 @@ def register(
 
 
 def methods(as_json: AsJson = False) -> None:
-    """Show what a search can vary: backbones, parts, ranges."""
+    """Show what a search can vary: backbones, parts, ranges.
+
+    The paths are those that `graft train --fix` takes.
+    """
     with connect() as client:
         catalogue = client.methods()
     if as_json:
@@ -90,8 +102,14 @@ def methods(as_json: AsJson = False) -> None:
         return
     for backbone in catalogue.get("backbones", []):
         typer.echo(f"backbone {backbone['name']}: {backbone.get('summary', '')}")
+        if backbone.get("resolutions"):
+            typer.echo(f"    data.resolution one of {', '.join(map(str, backbone['resolutions']))}")
     for part in catalogue.get("parts", []):
         typer.echo(f"{part['slot']} {part['name']}: {part.get('summary', '')}")
+        if part.get("needs"):
+            typer.echo(f"    needs {', '.join(part['needs'])}")
+        for param, range_ in part.get("space", {}).items():
+            typer.echo(f"    {part['slot']}.{part['name']}.{param} {_range(range_)}")
     for task in catalogue.get("tasks", []):
         typer.echo(f"task {task['name']}: {task.get('summary', '')}")
         for path, range_ in task.get("space", {}).items():

@@ -18,7 +18,7 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List the jobs of the workspace."""
-    from graft.cli.wording import number
+    from graft.cli.wording import number, trial_count
 
     with connect() as client:
         jobs = list(islice(client.jobs.list(state=state.upper() if state else None), limit))
@@ -32,7 +32,7 @@ def list_jobs(
                 job.id,
                 job.name,
                 job.state,
-                f"{job.progress.trials_done}/{job.progress.trials_total or '?'}",
+                trial_count(job.progress),
                 number(job.best.value if job.best else None),
                 (job.created_at or "")[:19].replace("T", " "),
             )
@@ -54,8 +54,9 @@ def status(job_id: JobId, as_json: AsJson = False) -> None:
     done = job.progress
     counts = ", ".join(f"{n} {state}" for state, n in sorted(done.by_state.items()) if n)
     typer.echo(f"{job.id}  {job.name}  {job.state}")
-    typer.echo(f"trials   {done.trials_done} of {done.trials_total or '?'}{f' ({counts})' if counts else ''}")
-    left = "" if job.finished else f", about {duration(job.left_s)} left"
+    total = f" of {done.trials_total}" if done.trials_total else ""
+    typer.echo(f"trials   {done.trials_done}{total}{f' ({counts})' if counts else ''}")
+    left = "" if job.finished or job.left_s is None else f", about {duration(job.left_s)} left"
     typer.echo(f"time     {duration(job.elapsed_s)}, {duration(job.cost_s)} of training{left}")
     if job.best:
         name, _ = objective(job)

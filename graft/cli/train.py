@@ -37,6 +37,13 @@ def train(
             "Repeatable; `graft methods` lists the paths.",
         ),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="How the dataset is prepared: n_labelled_per_class=10, n_train_per_class=20, seed=3. Repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundle; it must be new or empty.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of dataset and job; the folder's name if not given.")] = None,
     detach: Annotated[
@@ -57,6 +64,7 @@ def train(
         raise typer.BadParameter(f"{path} does not exist", param_hint="PATH")
     if out is not None:
         check_empty(out)
+    options = parse_options(option or [])
     wanted: dict[str, Any] = {
         "name": name or path.stem,
         "sources": source,
@@ -66,7 +74,7 @@ def train(
     }
     home = home_folder()
     with _service(home) as client:
-        job = _submit_or_pick_up(client, home, path, task, wanted)
+        job = _submit_or_pick_up(client, home, path, task, options, wanted)
         if detach:
             typer.echo(f"{job.id} goes on by itself: `graft status {job.id}`, or this call again to follow it")
             return
@@ -90,8 +98,11 @@ def _service(home: Path) -> "Client":
     return Client(home=home)
 
 
-def _submit_or_pick_up(client: "Client", home: Path, path: Path, task: str, wanted: dict[str, Any]) -> "Job":
-    """The unfinished job of this content, else a new one on a dataset that is uploaded only if it is new."""
+def _submit_or_pick_up(
+    client: "Client", home: Path, path: Path, task: str, options: dict[str, Any], wanted: dict[str, Any]
+) -> "Job":
+    """The unfinished job of this content and these options, else a new one on a dataset that is uploaded only if it is
+    new."""
     from graft.archives import as_archive
     from graft.cli.memory import Remembered, recall, remember, service_name
 
@@ -99,19 +110,19 @@ def _submit_or_pick_up(client: "Client", home: Path, path: Path, task: str, want
         with _progress("packing") as tell:
             archive = as_archive(path, Path(scratch), tell=tell)
         service = service_name(home, client.url)
-        known = recall(home, path, archive.sha256, service)
+        known = recall(home, path, archive.sha256, service, options)
         job = _unfinished(client, known)
         if job:
             typer.echo(f"following {job.id}, which runs on this content already; its options stay as they are")
             return job
-        dataset = _usable(client, known, task) or _upload(client, home, archive, str(wanted["name"]), task)
-    remember(home, Remembered(str(path), archive.sha256, service, dataset.id))
+        dataset = _usable(client, known, task) or _upload(client, home, archive, str(wanted["name"]), task, options)
+    remember(home, Remembered(str(path), archive.sha256, service, dataset.id, options=options))
     if dataset.state != "READY":
         typer.echo("checking every image")
         dataset = client.datasets.wait(dataset.id)
     _describe(dataset)
     job = client.jobs.submit(dataset.id, **wanted)
-    remember(home, Remembered(str(path), archive.sha256, service, dataset.id, job.id))
+    remember(home, Remembered(str(path), archive.sha256, service, dataset.id, job.id, options))
     typer.echo(f"job {job.id}")
     return job
 
@@ -145,9 +156,11 @@ def _usable(client: "Client", known: "Remembered | None", task: str) -> "Dataset
     return dataset if dataset.state in {"READY", "CHECKING"} and dataset.task == task else None
 
 
-def _upload(client: "Client", home: Path, archive: "Archive", name: str, task: str) -> "Dataset":
+def _upload(
+    client: "Client", home: Path, archive: "Archive", name: str, task: str, options: dict[str, Any]
+) -> "Dataset":
     with _progress("uploading") as tell:
-        return client.datasets.upload_archive(archive, name, task, tell=tell, memory=home / "uploads.json")
+        return client.datasets.upload_archive(archive, name, task, options, tell=tell, memory=home / "uploads.json")
 
 
 def _progress(what: str) -> Any:
@@ -211,6 +224,17 @@ def parse_fixes(fixes: list[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{fix!r}: write it as path=value, as in data.flip=false", param_hint="--fix")
         space[path.strip()] = _fix_value(text.strip())
     return space
+
+
+def parse_options(given: list[str]) -> dict[str, Any]:
+    """`name=value` pairs as the options of a dataset; a value is a number, a word or JSON."""
+    options: dict[str, Any] = {}
+    for option in given:
+        name, sign, text = option.partition("=")
+        if not sign or not name.strip() or not text.strip():
+            raise typer.BadParameter(f"{option!r}: write it as name=value, as in seed=3", param_hint="--option")
+        options[name.strip()] = _scalar(text)
+    return options
 
 
 def _fix_value(text: str) -> Any:

@@ -4,10 +4,10 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from graft.answers import Event, Job, Trial
+from graft.answers import Event, Trial
 from graft.cli.following import Picture
 from graft.cli.telling import event_line
-from graft.cli.wording import duration, number, objective, recipe_line, sparkline
+from graft.cli.wording import duration, number, objective, recipe_line, sparkline, too_long, trial_count
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,15 +36,17 @@ class Lines:
         return
 
     def event(self, event: Event, picture: Picture) -> None:
-        if event.kind not in {"job.state", "trial.state", "job.best", "job.log"}:
+        if event.kind not in {"job.state", "job.estimate", "trial.state", "job.best", "job.log"}:
             return
         if event.kind == "trial.state" and event.body.get("state") == "WAITING":
             return
         trial = picture.trials.get(str(event.body.get("trial_id")))
         if trial and trial.anchor and "anchor" not in event.body:
             event = replace(event, body={**event.body, "anchor": trial.anchor})
-        done = picture.job.progress
-        sys.stdout.write(f"[{done.trials_done}/{done.trials_total or '?'}] {event_line(event)}\n")
+        count = trial_count(picture.job.progress)
+        sys.stdout.write(f"[{count}] {event_line(event)}\n")
+        if event.kind == "job.estimate" and (warning := too_long(replace(picture.job, estimate=event.body))):
+            sys.stdout.write(f"[{count}] {warning}\n")
         sys.stdout.flush()
 
     def show(self, _: Picture) -> None:
@@ -69,9 +71,11 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def event(self, event: Event, _: Picture) -> None:
+    def event(self, event: Event, picture: Picture) -> None:
         if event.kind in {"job.log", "job.estimate"}:
             self._news = event_line(event)
+        if event.kind == "job.estimate" and (warning := too_long(replace(picture.job, estimate=event.body))):
+            self._news += f"; {warning}"
 
     def show(self, picture: Picture) -> None:
         self._live.update(picture_of(picture, self._news))
@@ -86,12 +90,13 @@ def picture_of(picture: Picture, news: str = "") -> "RenderableType":
 
     job = picture.job
     head = Text.assemble((job.name or job.id, "bold"), f"  {job.id}  ", (job.state, _STYLE.get(job.state, "bold")))
-    times = Text(f"{duration(picture.elapsed_s)} elapsed, about {duration(picture.left_s)} left", style="dim")
+    left = "" if picture.left_s is None else f", about {duration(picture.left_s)} left"
+    times = Text(f"{duration(picture.elapsed_s)} elapsed{left}", style="dim")
     done = job.progress
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         ProgressBar(total=1.0, completed=done.share, width=40),
-        f"{done.trials_done}/{done.trials_total or '?'} trials",
+        f"{trial_count(done)} trials",
         times,
     )
     parts: list[RenderableType] = [head, bar, _best(picture), _trials(picture)]
@@ -147,9 +152,3 @@ def last_trials(trials: list[Trial], rows: int = ROWS) -> list[Trial]:
 def view_for_terminal() -> "Screen | Lines":
     """The live view where somebody looks at a terminal, lines elsewhere."""
     return Screen() if sys.stdout.isatty() else Lines()
-
-
-def state_line(job: Job) -> str:
-    """Where a job stands, in one line."""
-    done = job.progress
-    return f"{job.id} is {job.state}, {done.trials_done} of {done.trials_total or '?'} trials done"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from graft.answers import Interval, Job
+from graft.answers import Interval, Job, Progress
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -58,6 +58,25 @@ def objective(job: Job) -> tuple[str, bool]:
     return name, name != "log_loss"
 
 
+def trial_count(progress: Progress) -> str:
+    """`3/20`, or `3` where only time limits the search."""
+    return f"{progress.trials_done}/{progress.trials_total}" if progress.trials_total else str(progress.trials_done)
+
+
+def too_long(job: Job) -> str | None:
+    """What to do where one trial at its defaults takes more than the time of the budget; None where it fits."""
+    budget = job.spec.get("budget")
+    wall_s = budget.get("wall_s") if isinstance(budget, dict) else None
+    s_per_trial = (job.estimate or {}).get("s_per_trial")
+    if not wall_s or not s_per_trial or s_per_trial <= wall_s:
+        return None
+    return (
+        f"that is more than the budget of {duration(wall_s)}: expect little beyond the linear probe. "
+        "Give more time, or start again with fewer steps or smaller pictures (--fix steps=50..200, "
+        "--fix data.resolution=128)"
+    )
+
+
 def best_so_far(values: Sequence[float], *, more_is_better: bool) -> list[float]:
     """The running best of a sequence."""
     best: list[float] = []
@@ -73,6 +92,9 @@ def recipe_line(recipe: dict[str, Any]) -> str:
         part = recipe.get(slot)
         if isinstance(part, dict) and part.get("name"):
             words.append(str(part["name"]))
+    schedule = recipe.get("schedule")
+    if isinstance(schedule, dict) and schedule.get("name") == "linear_probe":
+        return " ".join(word for word in words if word)  # solved in closed form: no learning rate, no steps
     optimizer = recipe.get("optimizer")
     if isinstance(optimizer, dict) and optimizer.get("lr_head") is not None:
         words.append(f"lr {optimizer['lr_head']:.2g}")
