@@ -63,6 +63,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "insufficient_storage": 507,
 }
 RETRY_AFTER_S = 5
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -169,12 +170,11 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> list[str]:
     """Every method that some route takes at this address."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return sorted(found)
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def _on_outage(request: Request, error: Exception) -> JSONResponse:

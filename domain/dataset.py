@@ -65,4 +65,4 @@ class Manifest(Frozen):
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
-N_FOLDS = 5  # folds are assigned once per dataset; a job uses the first K of them by merging
+N_FOLDS = 60  # one number per item holds a division into K folds for every K up to 5: number % K

@@ -66,12 +66,16 @@ def migrate(environment: dict[str, str]) -> None:
 
 def free_port(host: str, wanted: int | None) -> int:
     """`wanted`, refused if it is taken; the default port, or any free one, if None."""
+    if wanted is not None and not 0 <= wanted <= 65535:
+        raise GraftError(f"there is no port {wanted}: choose one from 1 to 65535, or 0 for any free one")
     for port in (DEFAULT_PORT, 0) if wanted is None else (wanted,):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind((host, port))
                 return int(probe.getsockname()[1])
+    if wanted in (None, 0):
+        raise GraftError(f"no port of {host} can be listened on: is it an address of this machine?")
     raise GraftError(f"port {wanted} of {host} is taken: choose another with --port, or 0 for any free one")
 
 

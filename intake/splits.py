@@ -5,10 +5,11 @@ called and in whatever order or archive they arrive.
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from domain.dataset import N_FOLDS, Split
@@ -16,6 +17,7 @@ from domain.errors import Invalid
 
 TRAIN, VAL, TEST = Split.TRAIN, Split.VAL, Split.TEST
 _MADE = (TRAIN, TEST, VAL)  # who is served first when a class is too small for all
+_JUDGES = (None, TRAIN, VAL, TEST)  # a later one must not see its like in an earlier one
 
 
 class Shares(BaseModel):
@@ -72,12 +74,14 @@ class Placed(NamedTuple):
 
 
 def place(entries: Sequence[Entry], options: SplitOptions) -> Placed:
-    """Splits and folds of all entries. Unmarked entries count as train, out of which missing splits are cut."""
+    """Splits and folds of all entries. Unmarked entries count as train, out of which missing splits are cut; those
+    that look like a marked one go where it goes."""
     given = {entry.split for entry in entries}
+    marked = {e.cluster: e.split for e in sorted(entries, key=lambda e: _JUDGES.index(e.split)) if e.split}
     wanted = [split for split in _MADE if split is TRAIN or split not in given]
     if options.n_labelled_per_class:
         wanted = list(_MADE)  # what is given as test stays test
-    splits = [entry.split or TRAIN for entry in entries]
+    splits = [entry.split or marked.get(entry.cluster, TRAIN) for entry in entries]
     pool = [i for i, split in enumerate(splits) if split is TRAIN or (options.n_labelled_per_class and split is VAL)]
     chosen: dict[int, Split | None] = {}
     if len(wanted) > 1 or options.n_train_per_class:
@@ -127,8 +131,8 @@ def _by_class(entries: Sequence[Entry], pool: Sequence[int], salt: str) -> dict[
 def _quota(n: int, wanted: Sequence[Split], options: SplitOptions, debts: dict[Split, float]) -> dict[Split, int]:
     """How many of a class's n items each split gets."""
     if k := options.n_labelled_per_class:
-        k = min(k, max(2, n - 1))
-        n_val = max(1, round(0.3 * k))
+        k = min(k, n, max(2, n - 1))
+        n_val = min(k - 1, max(1, round(0.3 * k)))
         return {TRAIN: k - n_val, VAL: n_val, TEST: n - k}
     weights = {split: getattr(options.split, split.value) for split in wanted}
     if options.n_train_per_class:
@@ -157,16 +161,21 @@ def _apportion(n: int, weights: dict[Split, float], debts: dict[Split, float]) -
 
 
 def _folds(entries: Sequence[Entry], splits: Sequence[Split | None], seed: int) -> list[int]:
-    """Folds of train + val: each cluster where its class has the fewest so far."""
+    """Folds of train + val: each cluster where its class has the fewest so far, in a division into K for every K.
+
+    60 numbers leave every combination of remainders by 3, 4 and 5, so that one division does not bind another: the
+    number with the least load, summed over the divisions, is the best in each of them.
+    """
     folds = [-1] * len(entries)
-    totals = [0] * N_FOLDS
+    total = np.zeros(N_FOLDS, np.int64)
     pool = [i for i, split in enumerate(splits) if split in (TRAIN, VAL)]
     for groups in _by_class(entries, pool, f"fold:{seed}").values():
-        counts: Counter[int] = Counter()
+        own = np.zeros(N_FOLDS, np.int64)
         for group in sorted(groups, key=len, reverse=True):
-            fold = min(range(N_FOLDS), key=lambda k: (counts[k], totals[k], k))
-            counts[fold] += len(group)
-            totals[fold] += len(group)
+            fold = int(np.lexsort((total, own))[0])  # of equals the first
+            for k in range(2, 6):
+                own[fold % k :: k] += len(group)
+                total[fold % k :: k] += len(group)
             for i in group:
                 folds[i] = fold
     return folds

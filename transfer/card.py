@@ -199,6 +199,9 @@ def _network(order: FinishOrder, preprocessing: Preprocessing) -> str:
     recipe = order.winner.recipe
     parts = ", ".join(f"{slot} {part.name}" for slot, part in recipe.parts.items()) or "none"
     licence = "none, trained from scratch" if recipe.source.startswith("scratch:") else order.licence
+    taught = (
+        "" if recipe.distillation is None else " It learned from a teacher as well, whose licence may have a say too."
+    )
     return "\n".join(
         [
             "## Network",
@@ -209,7 +212,7 @@ def _network(order: FinishOrder, preprocessing: Preprocessing) -> str:
             f"Input: upright RGB, short side to {preprocessing.resize} ({preprocessing.interpolation}), centre crop "
             f"{preprocessing.crop}; `preprocess.py` does it, and the ONNX graph normalises.",
             "",
-            f"Licence of the source weights: {licence}; see `LICENSE-WEIGHTS.txt`.",
+            f"Licence of the source weights: {licence}; see `LICENSE-WEIGHTS.txt`.{taught}",
         ]
     )
 

@@ -22,9 +22,9 @@ from domain.errors import GraftError
 from domain.lot import LotOrder, TrialOrder
 from domain.trial import Report, TrialOutcome
 from models.weights import save_weights
-from transfer import resume
+from transfer import resume, warm
 from transfer.bench import Halted
-from transfer.fold import FoldRun, Logits, Sight, measure
+from transfer.fold import FoldRun, Logits, Sight, choose, measure
 from transfer.loop import below
 from transfer.setting import Setting
 
@@ -90,6 +90,7 @@ class _Trial:
         except GraftError as error:
             self._fail(error)
         except (torch.OutOfMemoryError, MemoryError) as error:
+            warm.forget()  # what is kept for later trials may be what was in the way
             self._fail(GraftError("out_of_memory", str(error).partition("\n")[0] or "out of memory"))
         finally:
             self._tick()
@@ -142,26 +143,19 @@ class _Trial:
         """The strength that is best over all folds' held-out predictions together, for the closing fit."""
         if setting.n_fits == 1 or self.fold < setting.n_fits - 1:
             return None
-        candidates = [fold["candidates"] for fold in self.folds]
-        if all(c is not None for c in candidates):
-            return self._best_candidate(setting, np.concatenate(candidates, axis=1))
+        if (pooled := self._pooled_candidates()) is not None:
+            return choose(setting, pooled, self._held_out(setting)[1])[0]
         chosen = [fold["choice"] for fold in self.folds if fold["choice"] is not None]
         return int(np.median(chosen)) if chosen else None
 
-    def _best_candidate(self, setting: Setting, pooled: Logits) -> int:
-        _, targets = self._held_out(setting)
-        sign = -1 if self.order.objective.direction == "minimize" else 1
-
-        def rank(place: int) -> tuple[float, float, int]:
-            value, found = measure(setting, pooled[place], targets)
-            return sign * value, -found["log_loss"], place
-
-        return max(range(len(pooled)), key=rank)
+    def _pooled_candidates(self) -> Logits | None:
+        """(S, n, C) predictions of every strength on what the folds held out; None where none ended in closed form."""
+        candidates = [fold["candidates"] for fold in self.folds[: self.order.n_folds]]
+        return None if any(c is None for c in candidates) else np.concatenate(candidates, axis=1)
 
     def _held_out(self, setting: Setting) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Items that some fit was ranked on, fold after fold, and their targets."""
-        n_ranked = 1 if setting.n_fits == 1 else setting.n_fits - 1
-        rows = np.concatenate([setting.items(fold)[1] for fold in range(n_ranked)])
+        rows = np.concatenate([setting.items(fold)[1] for fold in range(self.order.n_folds)])
         return rows, setting.problem.labels[rows]
 
     # --- the end
@@ -169,11 +163,9 @@ class _Trial:
     def _finish(self, setting: Setting) -> None:
         """Pool the predictions, write the checkpoint and the predictions on val."""
         rows, targets = self._held_out(setting)
-        ranked = self.folds if setting.n_fits == 1 else self.folds[:-1]
-        logits = np.concatenate([fold["logits"] for fold in ranked])
-        if setting.n_fits > 1 and all(fold["candidates"] is not None for fold in ranked):
-            pooled = np.concatenate([fold["candidates"] for fold in ranked], axis=1)
-            logits = pooled[self._best_candidate(setting, pooled)]
+        logits = np.concatenate([fold["logits"] for fold in self.folds[: self.order.n_folds]])
+        if setting.n_fits > 1 and (pooled := self._pooled_candidates()) is not None:
+            logits = pooled[choose(setting, pooled, targets)[0]]
         self.value, metrics = measure(setting, logits, targets)
         self.metrics = dict(metrics)
         folder = Path(self.order.scratch) / self.trial.trial_id

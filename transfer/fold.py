@@ -46,8 +46,7 @@ class FoldRun:
     """Fit number `fold` of a trial. `choice` is the strength that a closed form takes where no val can choose."""
 
     def __init__(self, setting: Setting, fold: int, *, choice: int | None = None) -> None:
-        self.setting, self.fold = setting, fold
-        self.bench = Bench(setting, fold)
+        self.setting, self.bench = setting, Bench(setting, fold)
         self.net, self.outcomes = self.bench.net, self.bench.outcomes
         self._planner = next((part for part in setting.parts if part.says("phases")), None)
         self.choice = choice
@@ -131,9 +130,9 @@ class FoldRun:
         terms, value, better = loop.means(), None, False
         if len(self.bench.val):
             self.logits = loop.predict(self.bench.val)
-            value, found = self.measure(self.logits)
+            value, found = measure(self.setting, self.logits, self.bench.val_labels)
             terms |= {f"val/{name}": number for name, number in found.items()}
-            rank = self.rank(value, found["log_loss"])
+            rank = rank_of(self.setting, value, found["log_loss"])
             better = self.best is None or rank > self.best.rank
             if better:
                 state = {}
@@ -162,13 +161,13 @@ class FoldRun:
         depth = self.net.n_stages
         prefix = open_prefix(self.setting, depth, untouched=not self.bench.touched(depth))
         self.net.eval()
-        if not prefix.fill(self.net, np.concatenate([self.bench.train, self.bench.val])):
+        if not prefix.fill(self.setting, self.net, np.concatenate([self.bench.train, self.bench.val])):
             raise Invalid("features_too_large", "the features of this dataset do not fit into memory")
         answers = solve_path(self._features(prefix, self.bench.train), self.bench.train_labels, self.setting.n_classes)
         value, terms, choice = None, {}, self.choice
         if len(self.bench.val):
             self.candidates = logits_of(answers, self._features(prefix, self.bench.val))
-            choice, value, found = self.choose(self.candidates, self.bench.val_labels)
+            choice, value, found = choose(self.setting, self.candidates, self.bench.val_labels)
             self.logits = self.candidates[choice]
             terms = {f"val/{name}": number for name, number in found.items()}
         if choice is None:
@@ -177,7 +176,7 @@ class FoldRun:
             head.weight.copy_(torch.from_numpy(answers[choice].weight))
             head.bias.copy_(torch.from_numpy(answers[choice].bias))
         if value is not None and self.logits is not None:
-            rank = self.rank(value, terms["val/log_loss"])
+            rank = rank_of(self.setting, value, terms["val/log_loss"])
             if self.best is None or rank > self.best.rank:
                 self.best = Best(rank, self.logits, self._copy_state(), value, terms["val/log_loss"])
         self.outcomes.append(Outcome(index, 0, value, terms.get("val/log_loss"), choice))
@@ -187,24 +186,6 @@ class FoldRun:
     def _features(self, prefix: Prefix, items: NDArray[np.int64]) -> NDArray[np.float64]:
         features: NDArray[np.float64] = prefix.read(items).double().cpu().numpy()
         return features
-
-    def choose(self, candidates: Logits, targets: NDArray[np.int64]) -> tuple[int, float, Mapping[str, float]]:
-        """The best of (S, n, C) predictions: its place, its value, its metrics. The stronger penalty wins a tie."""
-        seen = [self.measure(logits, targets) for logits in candidates]
-        ranks = [(*self.rank(value, found["log_loss"]), place) for place, (value, found) in enumerate(seen)]
-        choice = max(ranks)[-1]
-        return choice, *seen[choice]
-
-    # --- ranking
-
-    def measure(self, logits: Logits, targets: NDArray[np.int64] | None = None) -> tuple[float, Mapping[str, float]]:
-        """The objective, and every metric, of predictions on val."""
-        return measure(self.setting, logits, self.bench.val_labels if targets is None else targets)
-
-    def rank(self, value: float, log_loss: float) -> tuple[float, float]:
-        """Larger is better; of equals the one with the lower log-loss."""
-        sign = -1 if self.setting.order.objective.direction == "minimize" else 1
-        return sign * value, -log_loss
 
     # --- state
 
@@ -227,7 +208,7 @@ class FoldRun:
     def facts(self) -> dict[str, Any]:
         best = self.best
         return {
-            "fold": self.fold, "choice": self.choice, "steps_before": self._steps_before,
+            "choice": self.choice, "steps_before": self._steps_before,
             "outcomes": [outcome.to_json() for outcome in self.outcomes],
             "loop": None if self.loop is None else self.loop.facts(),
             "best": None if best is None else {"rank": best.rank, "value": best.value, "log_loss": best.log_loss},
@@ -270,8 +251,23 @@ class FoldRun:
 
 
 def measure(setting: Setting, logits: Logits, targets: NDArray[np.int64]) -> tuple[float, Mapping[str, float]]:
+    """The objective, and every metric, of predictions (n, C)."""
     found: Mapping[str, float] = setting.task.metrics(logits, targets)
     return found[setting.order.objective.name], found
+
+
+def rank_of(setting: Setting, value: float, log_loss: float) -> tuple[float, float]:
+    """Larger is better; of equals the one with the lower log-loss."""
+    sign = -1 if setting.order.objective.direction == "minimize" else 1
+    return sign * value, -log_loss
+
+
+def choose(setting: Setting, candidates: Logits, targets: NDArray[np.int64]) -> tuple[int, float, Mapping[str, float]]:
+    """The best of (S, n, C) predictions: its place, its value, its metrics. The stronger penalty wins a tie."""
+    seen = [measure(setting, logits, targets) for logits in candidates]
+    ranks = [(*rank_of(setting, value, found["log_loss"]), place) for place, (value, found) in enumerate(seen)]
+    choice = max(ranks)[-1]
+    return choice, *seen[choice]
 
 
 def _one_phase(plan: Plan) -> Generator[Phase, Outcome, None]:

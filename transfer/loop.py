@@ -132,14 +132,14 @@ class Loop:
         if self.depth == 0 or self._wants_input_gradient or self._needs_taps:
             return
         prefix = open_prefix(self.setting, self.depth, untouched=not self.bench.touched(self.depth))
-        looks_back = any("teacher" in part.needs for part in self.bench.parts)
+        looks_back = any(part.needs & {"teacher", "source_head"} for part in self.bench.parts)  # they want the inputs
         trains = (
             self.setting.task.fixed_views(self.recipe.data) and not looks_back
             and self.n_steps * self.recipe.data.batch_size >= len(self.bench.train)
         )  # fmt: skip
         wanted = np.concatenate([self.bench.train, self.bench.val]) if trains else self.bench.val
         self.net.eval()
-        if len(wanted) and prefix.fill(self.net, wanted):
+        if len(wanted) and prefix.fill(self.setting, self.net, wanted):
             self.prefix, self._trains_on_prefix = prefix, trains
         self._train_mode()
 

@@ -139,7 +139,7 @@ class AdamW(Optimizer):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)
-        self.n_steps = int(state["n_steps"])
+        self.n_steps = int(state["n_steps"]) if state else 0  # none yet where a phase was paused before its first step
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "adamw": AdamW}

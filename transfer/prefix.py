@@ -21,10 +21,12 @@ MAX_BYTES = 1 << 30
 
 
 class Prefix:
-    """The activations after the first `depth` stages of a network."""
+    """The activations after the first `depth` stages of a network.
+
+    It outlives the trial that opened it, so it holds on to none of what the trial is set in: pictures, networks.
+    """
 
     def __init__(self, setting: Setting, depth: int) -> None:
-        self._setting = setting
         self._depth = depth
         self._rows = np.flatnonzero(np.asarray(setting.pack.split) != TEST)
         self._row_of = np.full(len(setting.pack.split), -1, np.int64)
@@ -38,12 +40,12 @@ class Prefix:
     def n_bytes(self) -> int:
         return 0 if self._store is None else self._store.numel() * self._store.element_size()
 
-    def fill(self, net: Network, items: Items) -> bool:
+    def fill(self, setting: Setting, net: Network, items: Items) -> bool:
         """Make `items` readable; False if the activations of this pack are too large to keep."""
         rows = self._row_of[items]
         for chunk in np.unique(rows // CHUNK):
             if not self._done[chunk] and not self.too_large:
-                self._extract(net, int(chunk))
+                self._extract(setting, net, int(chunk))
         return not self.too_large
 
     def read(self, items: Items) -> Tensor:
@@ -54,10 +56,10 @@ class Prefix:
         return found.movedim(-1, 1) if self._maps_last and found.ndim == 4 else found
 
     @torch.no_grad()
-    def _extract(self, net: Network, chunk: int) -> None:
+    def _extract(self, setting: Setting, net: Network, chunk: int) -> None:
         window = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        with self._setting.autocast():
-            found = net.prefix(self._setting.problem.evaluation_inputs(self._rows[window]), self._depth)
+        with setting.autocast():
+            found = net.prefix(setting.problem.evaluation_inputs(self._rows[window]), self._depth)
         if self._maps_last and found.ndim == 4:
             found = found.movedim(1, -1)  # rows of a channels-last batch are then plain rows of the store
         if self._store is None:

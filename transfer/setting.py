@@ -3,19 +3,20 @@
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from domain.errors import Invalid
 from domain.lot import LotOrder, TrialOrder
 from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
 from models.build import build, member
-from models.facts import preprocessing_of
+from models.facts import facts_of, preprocessing_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
 from transfer.parts import BoundPart, bind_all
@@ -74,7 +75,13 @@ class Setting:
             return np.flatnonzero(split == TRAIN), np.flatnonzero(split == VAL)
         both = np.flatnonzero(split != TEST)
         groups = np.asarray(self.pack.fold)[both] % self.order.n_folds
-        return both[groups != fold], both[groups == fold]
+        train, val = both[groups != fold], both[groups == fold]
+        if fold < self.order.n_folds and not (len(train) and len(val)):
+            raise Invalid(
+                "too_few_items_for_folds", f"{len(both)} different items of train + val cannot fill "
+                f"{self.order.n_folds} folds; ask for fewer, or upload more", n_items=len(both),
+            )  # fmt: skip
+        return train, val
 
     def seed(self, *place: int) -> int:
         """A seed for one place of the trial; places that differ have unrelated seeds."""
@@ -173,14 +180,6 @@ def onlooker(net: Network) -> Network:
     return net.eval()
 
 
+@cache
 def _is_convolutional(backbone: str) -> bool:
-    entry = member(backbone)
-    if backbone not in _CONVOLUTIONAL:
-        with torch.device("meta"):
-            stages = entry.anatomy().stages.values()
-        n_convs = sum(isinstance(m, nn.Conv2d) for stage in stages for m in stage.modules())
-        _CONVOLUTIONAL[backbone] = n_convs > 1
-    return _CONVOLUTIONAL[backbone]
-
-
-_CONVOLUTIONAL: dict[str, bool] = {}
+    return "conv" in facts_of(member(backbone)).provides

@@ -24,6 +24,7 @@ STRETCH = np.log(4 / 3)  # and stretches by up to 4:3
 JITTER = 0.3  # and moves brightness and contrast by up to 30 %
 MASK, ODD = (1 << 64) - 1, 0x9E3779B97F4A7C15  # of splitmix64, whose sums and products wrap around
 ON_DEVICE_SHARE = 0.25  # of free accelerator memory that pictures may fill
+COPIED_AT_ONCE = 256
 
 
 class Draw(NamedTuple):
@@ -126,7 +127,8 @@ class Pictures:
             if flip:
                 cv2.flip(scratch, 1, dst=out[n])
             if jitter:
-                cv2.convertScaleAbs(out[n], dst=out[n], alpha=gain, beta=bias)
+                # Not convertScaleAbs: that takes the absolute value, so that black would turn grey.
+                cv2.addWeighted(out[n], gain, out[n], 0, bias, dst=out[n])
         return out
 
     def _cut_on_device(self, items: Items, drawn: Draw) -> Tensor:
@@ -162,6 +164,11 @@ class Pictures:
         if self.device.type != "cuda":
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
-        if self._pixels.nbytes > ON_DEVICE_SHARE * free:
-            return None
-        return torch.from_numpy(np.array(self._pixels)).to(self.device)
+        return None if self._pixels.nbytes > ON_DEVICE_SHARE * free else self._copied()
+
+    def _copied(self) -> Tensor:
+        """All canvases on the device, a few at a time: the host need not have room for them."""
+        canvases = torch.empty(self._pixels.shape, dtype=torch.uint8, device=self.device)
+        for at in range(0, len(canvases), COPIED_AT_ONCE):
+            canvases[at : at + COPIED_AT_ONCE] = torch.from_numpy(self._pixels[at : at + COPIED_AT_ONCE].copy())
+        return canvases

@@ -122,21 +122,16 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     left = n_parallel * ahead - len(open_lots)
     if spec.budget.trials is not None:
         left = min(left, spec.budget.trials - len(trials))
-    waiting = [lot for lot in sorted(open_lots, key=lambda lot: lot.created_at) if lot.state == LotState.WAITING]
-    unheard = _ring(session, job, [lot.id for lot in waiting])
+    at = float(session.scalar(select(now())) or 0.0)
+    waiting = [lot for lot in open_lots if lot.state == LotState.WAITING and lot.not_before <= at]
+    # Messages would pile up while every worker is busy for an hour; a job that was resumed just now waits for nothing.
+    unheard = [lot.id for lot in waiting if job.woken_at == 0.0 or lot.woken_at <= at - RING_AGAIN_S]
+    if unheard:
+        session.execute(update(LotRow).where(LotRow.id.in_(unheard)).values(woken_at=now()))
     return Plan(
         spec, first=max((t.number for t in trials), default=-1) + 1, n_new=max(0, left),
-        waiting=tuple(lot.id for lot in waiting), unheard=unheard,
+        waiting=tuple(lot.id for lot in sorted(waiting, key=lambda lot: lot.created_at)), unheard=frozenset(unheard),
     )  # fmt: skip
-
-
-def _ring(session: Session, job: JobRow, waiting: list[str]) -> frozenset[str]:
-    """Those of the waiting lots to ring for now: messages would pile up while every worker is busy for an hour."""
-    again = update(LotRow).where(LotRow.id.in_(waiting))
-    if job.woken_at > 0.0:  # else it was submitted, resumed or extended just now
-        again = again.where(LotRow.woken_at <= now() - RING_AGAIN_S)
-    rung = again.values(woken_at=now()).returning(LotRow.id).execution_options(synchronize_session=False)
-    return frozenset(session.scalars(rung)) if waiting else frozenset()
 
 
 def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSketch]) -> str | None:

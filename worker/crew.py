@@ -94,7 +94,8 @@ class Crew:
                 self.stop()
 
     def _news(self, timeout_s: float) -> Iterator[FromChild | None]:
-        while self._ordered:
+        done = False
+        while not done:
             connection = self._connection
             if connection is None:
                 raise ChildDied("the trial process was stopped")
@@ -103,6 +104,7 @@ class Crew:
             except OSError:
                 ready = True  # let the read say what happened
             message = self._receive() if ready else None
+            done = isinstance(message, Done | Refused)
             if isinstance(message, Done) or (isinstance(message, Refused) and message.code != "crashed"):
                 self._ordered = False
             yield message

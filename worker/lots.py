@@ -14,17 +14,15 @@ from sqlalchemy.orm import Session
 
 from domain.errors import GraftError, LeaseLost, Unavailable
 from domain.job import JobSpec
-from domain.lot import LotOrder, TrialOrder
 from domain.ports import BlobInfo
-from domain.recipe import Recipe
 from domain.states import JobState, LotState, TrialState
 from domain.trial import Report, TrialOutcome
 from store.blob_rows import add_blob, drop_ref
 from store.clock import now
-from store.leases import claim, hold
+from store.leases import hold
 from store.moves import become
 from store.session import after_commit
-from store.tables import DatasetRow, JobRow, LotRow, TrialRow
+from store.tables import JobRow, LotRow, TrialRow
 from store.trials import (
     best_trials,
     note_best,
@@ -35,9 +33,9 @@ from store.trials import (
     waiting_lot,
 )
 from worker.advance import advance, elapsed_s
+from worker.claims import Claimed, claim_lot, lot_order
 from worker.context import Context
-from worker.crew import ChildDied, precision_of
-from worker.files import fetch_folder, pack_folder, source_files, teacher_files
+from worker.crew import ChildDied
 from worker.lease import Lease
 from worker.searches import SEARCHES, read_history
 from worker.wire import Ended, FirstStep, FromChild, Refused, Reported, Resumable, RunLot, Wish
@@ -49,21 +47,6 @@ RESUME_EVERY_S = 60.0
 BACK_OFF_S = 2.0  # before a crashed lot is tried again, times the attempts so far
 SILENT_S = 3600.0  # no epoch, no evaluation and no preparation of anything takes longer without a word
 OBEYS_WITHIN_S = 60.0  # after a cancel: what it is at is worth nothing any more
-
-
-@dataclass
-class Claimed:
-    """A lot as claimed: everything about it that does not change while it runs."""
-
-    lot_id: str
-    workspace_id: str
-    job_id: str
-    fence: int
-    attempt: int
-    spec: JobSpec
-    items_blob: str
-    classes: tuple[str, ...]
-    trials: list[TrialRow]
 
 
 @dataclass
@@ -83,14 +66,14 @@ class Progress:
 
 def run_lot(context: Context, lot_id: str) -> None:
     """Train a lot, and then the next ones of its job, unless something else waits for this worker."""
-    claimed = _claim(context, lot_id)
+    claimed = claim_lot(context, lot_id)
     if claimed is None:
         _report_stray(context, lot_id)
     while claimed is not None:
         _run(context, claimed)
         job_id = claimed.job_id
         next_id = _continue(context, job_id)
-        claimed = _claim(context, next_id) if next_id is not None else None
+        claimed = claim_lot(context, next_id) if next_id is not None else None
         if next_id is not None and claimed is None:  # another worker was faster
             advance(context, job_id)
 
@@ -128,33 +111,6 @@ def _report_stray(context: Context, lot_id: str) -> None:
         job = session.get(JobRow, lot.job_id) if lot is not None and lot.state == LotState.WAITING else None
     if job is not None and job.state not in (JobState.RUNNING, JobState.PAUSED):
         advance(context, job.id)
-
-
-def _claim(context: Context, lot_id: str) -> Claimed | None:
-    settings = context.settings
-    with context.transaction() as session:
-        lot = session.get(LotRow, lot_id)
-        job = session.get(JobRow, lot.job_id) if lot is not None else None
-        if lot is None or job is None or job.state != JobState.RUNNING:
-            return None
-        fence = claim(
-            session, LotRow, lot_id, state_from=LotState.WAITING, state_to=LotState.RUNNING,
-            owner=context.worker_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts,
-        )  # fmt: skip
-        if fence is None:
-            return None
-        session.refresh(lot)
-        trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished]
-        for trial in trials:
-            if trial.state == TrialState.PAUSED:
-                become(session, trial, TrialState.WAITING)
-            become(session, trial, TrialState.RUNNING)
-        dataset = session.get_one(DatasetRow, job.dataset_id)
-        return Claimed(
-            lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
-            spec=JobSpec.model_validate(job.spec),
-            items_blob=str(dataset.items_blob), classes=tuple((dataset.summary or {})["classes"]), trials=trials,
-        )  # fmt: skip
 
 
 def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> None:
@@ -382,29 +338,3 @@ def fail_lot(session: Session, lot: LotRow, code: str, detail: str) -> None:
         if not TrialState(trial.state).finished:
             become(session, trial, TrialState.FAILED, error={"code": code, "detail": detail})
     become(session, lot, LotState.DONE)
-
-
-def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
-    """The order with every file it needs on this machine."""
-    facts = context.crew.start()
-    trials = []
-    for row in claimed.trials:
-        recipe = Recipe.model_validate(row.recipe)
-        pack = pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution)
-        resume = fetch_folder(context, row.resume_blob, scratch / f"resume-{row.id}") if row.resume_blob else None
-        trials.append(
-            TrialOrder(
-                trial_id=row.id,
-                number=row.number,
-                recipe=recipe,
-                pack=str(pack),
-                resume=resume,
-                source=source_files(context, claimed.spec, recipe.source),
-                teacher=teacher_files(context, claimed.spec.teacher) if recipe.distillation else None,
-            )
-        )
-    return LotOrder(
-        lot_id=claimed.lot_id, fence=claimed.fence, trials=tuple(trials), objective=claimed.spec.objective,
-        n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
-        device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
-    )  # fmt: skip

@@ -111,7 +111,10 @@ def _give_up(context: Context, row: type[Any], states: Collection[str]) -> None:
             held = session.get(row, row_id, with_for_update=True, populate_existing=True)
             if held is None or held.state not in states or held.attempt < context.settings.max_attempts:
                 continue
-            error = {"code": "lost_worker", "detail": f"{held.attempt} workers were lost with it"}
+            error = {
+                "code": "lost_worker",
+                "detail": f"it was tried {held.attempt} times, and no worker brought it to an end",
+            }
             if isinstance(held, LotRow):
                 fail_lot(session, held, **error)
                 after_commit(session, partial(context.doorbell.wake, "advance", held.job_id))

@@ -97,7 +97,7 @@ _from_child: TypeAdapter[FromChild] = TypeAdapter(FromChild)
 
 def send(connection: Connection, message: Message) -> None:
     # NaN and infinities travel as they are; Pydantic's own JSON would make null of them, which is no number.
-    connection.send_bytes(json.dumps(message.model_dump(mode="json")).encode())
+    connection.send_bytes(json.dumps(message.model_dump()).encode())
 
 
 def receive_order(connection: Connection) -> ToChild:

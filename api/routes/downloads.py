@@ -101,7 +101,9 @@ def _bundle(site: Site, caller: Caller, job_id: str) -> tuple[str, BlobInfo]:
     with reading(site.engine) as session:
         row = get_job(session, caller.workspace_id, job_id)
         if row.state != JobState.COMPLETE or row.bundle_blob is None:
-            detail = f"the job is {row.state}; its bundle is there when it is COMPLETE"
+            ended = JobState(row.state).finished
+            why = "it left no bundle" if ended else "its bundle is there when it is COMPLETE"
+            detail = f"the job is {row.state}; {why}"
             raise Conflict("not_complete", detail, state=row.state)
         info = blob_info(session, row.bundle_blob)
         if info is None:

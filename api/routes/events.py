@@ -80,10 +80,11 @@ async def _stream(request: Request, site: Site, workspace_id: str, job_id: str, 
             return  # the job was deleted
         except GraftError:  # the database is away: say nothing, go on
             events, ended = [], False
-        for event in events:
-            yield _frame(event)
-            seen, told_at = event.seq, time.monotonic()
         if events:
+            yield "".join(
+                map(_frame, events)
+            )  # at once: each piece sent to a client that has gone is a line in the log
+            seen, told_at = events[-1].seq, time.monotonic()
             continue
         if ended:
             return

@@ -24,3 +24,8 @@ def main() -> None:
     except BrokenPipeError:  # `graft jobs | head`
         sys.stderr.close()
         sys.exit(REFUSED)
+    except OSError as error:
+        if error.filename is None:  # not about a file that the user named: a bug
+            raise
+        sys.stderr.write(f"graft: {error.filename}: {error.strerror}\n")
+        sys.exit(REFUSED)

@@ -11,7 +11,7 @@ def account(job: Job) -> list[str]:
         return [f"{job.id} is {job.state} and has no result."]
     done = job.progress
     level = round(result.test_accuracy.level * 100)
-    name, _ = objective(job)
+    name, more_is_better = objective(job)
     lines = [
         f"Test accuracy {interval(result.test_accuracy)} ({level} % interval) on {result.n_test} images that the search"
         " never saw.",
@@ -24,7 +24,8 @@ def account(job: Job) -> list[str]:
     if done.by_state and done.trials_done - done.by_state.get("FAILED", 0) <= len(result.anchors):
         lines.append("No trial of the search's own was carried through: only the fixed recipes above were compared.")
     if result.selection_bias is not None:
-        lines.append(f"Val minus test, in {name}: {result.selection_bias:+.4f}; picking the best on val flatters val.")
+        side = "above" if more_is_better else "below"
+        lines.append(f"Val minus test, in {name}: {result.selection_bias:+.4f}; {side} zero, val flattered the winner.")
     if result.n_test_looks > 1:
         lines.append(
             f"This test split has now been looked at {result.n_test_looks} times; each look wears it out a little."

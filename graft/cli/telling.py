@@ -29,6 +29,9 @@ def event_line(event: Event) -> str:
         case "job.estimate":
             needs = f", {size(body['memory_bytes'])} of memory" if body.get("memory_bytes") else ""
             return f"a trial takes about {duration(body.get('s_per_trial'))} on {body.get('device', '?')}{needs}"
+        case "job.result":
+            share = (body.get("test_accuracy") or {}).get("value")
+            return f"result: trial {body.get('best_number', '?')}, test accuracy {number(share)}"
         case "job.log":
             return str(body.get("text") or body.get("detail") or body.get("message") or body)
     rest = ", ".join(f"{name} {value}" for name, value in body.items())

@@ -29,6 +29,13 @@ def train(
         list[str] | None,
         typer.Option(help="Weights to start from (torchvision:resnet18, src_…, job_…, scratch:smallnet). Repeatable."),
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A finished job (job_…) with the same classes, for distillation.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=1, max=5, help="Fits per trial: 1 is the fastest; by the size of val if not given."),
+    ] = None,
     fix: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,6 +75,8 @@ def train(
     wanted: dict[str, Any] = {
         "name": name or path.stem,
         "sources": source,
+        "teacher": teacher,
+        "n_folds": folds,
         "space": parse_fixes(fix or []),
         "trials": DEFAULT_TRIALS if budget_trials is None and minutes is None else budget_trials,
         "wall_s": None if minutes is None else minutes * 60,
@@ -176,12 +185,12 @@ def _describe(dataset: "Dataset") -> None:
     typer.echo(
         f"dataset {dataset.id}: {facts.get('n_items', '?')} images, {facts.get('n_classes', '?')} classes ({counts})"
     )
-    shown = [f for f in dataset.findings if f.severity != "info"][:5]
+    shown = sorted(dataset.findings, key=lambda f: f.severity == "info")[:5]
     for finding in shown:
         place = f"{finding.path}: " if finding.path else ""
         typer.echo(f"  {finding.severity}: {place}{finding.detail} ({finding.code})")
     if dataset.n_findings > len(shown):
-        typer.echo(f"  {dataset.n_findings} findings in all")
+        typer.echo(f"  {dataset.n_findings} findings in all; `graft datasets --json` has more of them")
 
 
 def _follow(client: "Client", job: "Job", on_interrupt: OnInterrupt) -> "Job":
@@ -209,10 +218,11 @@ def _leave(client: "Client", job: "Job", out: Path | None, path: Path) -> None:
     if job.state != "COMPLETE":
         why = error_text(job.error) if job.error else f"stopped by {job.stopped_by}, no finished trial was kept"
         raise GraftError(f"{job.id} is {job.state}: {why}")
-    folder, _ = fetch_bundle(client, job.id, out or fresh_folder(path.stem))
+    folder, names = fetch_bundle(client, job.id, out or fresh_folder(path.stem))
     for line in account(job):
         typer.echo(line)
-    typer.echo(f"\nbundle: {folder}   try it: cd {folder} && python predict.py IMAGE")
+    hint = f"   try it: cd {folder} && pip install -r requirements.txt && python predict.py IMAGE" if names else ""
+    typer.echo(f"\nbundle: {folder}{hint}")
 
 
 def parse_fixes(fixes: list[str]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def picture_of(picture: Picture, news: str = "") -> "RenderableType":
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         ProgressBar(total=1.0, completed=done.share, width=40),
-        f"{trial_count(done)} trials",
+        f"{trial_count(done)} trial{'' if trial_count(done) == '1' else 's'}",
         times,
     )
     parts: list[RenderableType] = [head, bar, _best(picture), _trials(picture)]

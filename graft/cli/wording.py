@@ -72,7 +72,7 @@ def too_long(job: Job) -> str | None:
         return None
     return (
         f"that is more than the budget of {duration(wall_s)}: expect little beyond the linear probe. "
-        "Give more time, or start again with fewer steps or smaller pictures (--fix steps=50..200, "
+        "Give more time, or start again with less work per trial (--folds 1, --fix steps=50..200, "
         "--fix data.resolution=128)"
     )
 

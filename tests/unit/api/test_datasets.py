@@ -86,6 +86,7 @@ def test_headers_that_are_refused(house: House, headers: dict[str, str], status:
         ({"options": '{"seed": NaN}'}, "malformed_json"),
         ({"options": '{"split": {"train": 0.9, "val": 0.2, "test": 0.1}}'}, "validation_error"),
         ({"options": '{"n_labelled_per_class": 1}'}, "validation_error"),
+        ({"options": '{"n_labelled_per_class": 5, "n_train_per_class": 5}'}, "validation_error"),
         ({"options": '{"colour": 1}'}, "validation_error"),
         ({"name": "a\0b"}, "validation_error"),
         ({"name": "a\nb"}, "validation_error"),

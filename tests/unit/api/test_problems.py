@@ -29,6 +29,8 @@ def app_that_raises(error: Exception) -> TestClient:
 
 def test_every_expected_error_has_a_status() -> None:
     for kind in GraftError.__subclasses__():
+        if kind.__module__ != "domain.errors":  # of a layer that the API never loads; another test may have
+            continue
         assert kind in STATUS
         assert 400 <= status_of(kind("some_code", "detail")) < 600
 
@@ -87,6 +89,11 @@ def test_a_method_that_is_not_allowed(house: House, method: str, path: str) -> N
     answer = house.ask(method, path)
     check_problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"]
+    assert method not in answer.headers["allow"]
+
+
+def test_every_method_of_an_address_is_named(house: House) -> None:
+    assert house.ask("PUT", "/v1/jobs").headers["allow"] == "GET, POST"
 
 
 def test_a_full_disk_is_507_and_leaves_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ def test_time_left_is_the_smaller_guess() -> None:
     assert left_s(Budget(trials=10), 0, 0, None) is None
     assert left_s(Budget(trials=10), 0, 0, {"s_per_trial": 3.0}) == 30
     assert left_s(Budget(trials=10), 4, 20, None) == 30  # 5 s each, 6 to go
+    assert left_s(Budget(trials=10), 1, 2, {"s_per_trial": 30.0}) == 270  # the first was a linear probe
+    assert left_s(Budget(trials=10), 4, 20, {"s_per_trial": 30.0}) == 30
     assert left_s(Budget(trials=10, wall_s=45), 4, 20, None) == 25
     assert left_s(Budget(wall_s=45), 4, 60, None) == 0
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from graft.cli.app import app
 from graft.cli.memory import Remembered, recall, remember
-from graft.cli.train import parse_fixes
+from graft.cli.train import parse_fixes, parse_options
 
 JOB = {
     "id": "job_1", "name": "photos", "dataset_id": "ds_1", "state": "RUNNING", "spec": {"objective": "log_loss"},
@@ -81,7 +81,9 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert graft("worker", "--queue", "gpu").returncode == 2
     failed = graft("convert", str(tmp_path / "no.pth"), str(tmp_path / "x"))
     assert failed.returncode == 1
-    for done in (nobody, refused, failed):
+    unusable = graft("migrate", "--home", "/proc/none")
+    assert unusable.returncode == 1
+    for done in (nobody, refused, failed, unusable):
         assert done.stderr.count("\n") == 1
         assert "Traceback" not in done.stderr
 
@@ -100,6 +102,48 @@ def test_fixes_are_values_ranges_choices_or_json() -> None:
     for wrong in ("data.flip", "=1", "a=", "lr=a..b"):
         with pytest.raises(BadParameter):
             parse_fixes([wrong])
+
+
+def test_options_are_numbers_words_or_json() -> None:
+    given = ["n_labelled_per_class=10", "seed = 3", 'split={"train": 0.5, "val": 0.25, "test": 0.25}']
+    assert parse_options(given) == {
+        "n_labelled_per_class": 10, "seed": 3, "split": {"train": 0.5, "val": 0.25, "test": 0.25},
+    }  # fmt: skip
+    for wrong in ("seed", "=1", "seed="):
+        with pytest.raises(BadParameter):
+            parse_options([wrong])
+
+
+def test_other_options_are_another_dataset(tmp_path: Path) -> None:
+    few = Remembered("/p", "abc", "http://x", "ds_1", "job_1", {"seed": 3, "n_labelled_per_class": 10})
+    remember(tmp_path, few)
+    assert recall(tmp_path, Path("/p"), "abc", "http://x") is None
+    assert recall(tmp_path, Path("/p"), "abc", "http://x", {"seed": 4, "n_labelled_per_class": 10}) is None
+    assert recall(tmp_path, Path("/p"), "abc", "http://x", {"n_labelled_per_class": 10, "seed": 3}) == few
+
+
+def test_methods_show_the_paths_that_fix_takes(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    depth = {"kind": "int", "low": 0, "high": 4, "log": False, "default": 1}
+    catalogue = {
+        "backbones": [{"name": "net", "summary": "a net", "resolutions": [96, 128]}],
+        "parts": [
+            {"slot": "schedule", "name": "freeze", "summary": "s", "needs": ["start"], "space": {"depth": depth}}
+        ],
+        "tasks": [{"name": "t", "summary": "s", "space": {"steps": {**depth, "log": True}}}],
+    }
+
+    def answer(handler: Any, _: Any) -> None:
+        handler.reply(200, json.dumps(catalogue).encode())
+
+    peer.answer = answer
+    monkeypatch.setenv("GRAFT_URL", peer.url)
+    monkeypatch.setenv("GRAFT_API_KEY", "k")
+    lines = CliRunner().invoke(app, ["methods"]).output.splitlines()
+    for line in (
+        "    data.resolution one of 96, 128", "    needs start", "    schedule.freeze.depth 0 to 4 (default 1)",
+        "    steps 0 to 4, log (default 1)",
+    ):  # fmt: skip
+        assert line in lines
 
 
 def test_remembered_jobs_belong_to_a_path_a_content_and_a_service(tmp_path: Path) -> None:

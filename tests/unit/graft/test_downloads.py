@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from graft.downloads import unzip
-from graft.errors import Damaged, Unreachable
+from graft.errors import Damaged, GraftApiError, Unreachable
 
 CONTENT = os.urandom(400_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -69,6 +70,17 @@ def test_damaged_bytes_never_appear_under_the_name(peer: Any, tmp_path: Path) ->
     with peer.client() as client, pytest.raises(Damaged, match="arrived damaged"):
         client.jobs.download_bundle("job_1", tmp_path / "b.zip")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_is_told_in_words(peer: Any, tmp_path: Path) -> None:
+    def answer(handler: Any, seen: Any) -> None:
+        body = json.dumps({"code": "not_complete", "detail": "the job is RUNNING", "status": 409}).encode()
+        handler.reply(409, b"" if seen.method == "HEAD" else body)
+
+    peer.answer = answer
+    with peer.client() as client, pytest.raises(GraftApiError) as refused:
+        client.jobs.download_bundle("job_1", tmp_path / "bundle.zip")
+    assert (refused.value.code, refused.value.detail) == ("not_complete", "the job is RUNNING")
 
 
 def test_progress_ends_at_the_size(peer: Any, tmp_path: Path) -> None:

@@ -9,7 +9,18 @@ from graft.cli.account import account
 from graft.cli.following import Picture
 from graft.cli.telling import event_line
 from graft.cli.views import last_trials, picture_of
-from graft.cli.wording import best_so_far, duration, interval, number, objective, size, sparkline
+from graft.cli.wording import (
+    best_so_far,
+    duration,
+    interval,
+    number,
+    objective,
+    recipe_line,
+    size,
+    sparkline,
+    too_long,
+    trial_count,
+)
 
 RESULT = {
     "best_trial_id": "tr_5", "best_number": 5, "val": 0.95, "metrics": {"accuracy": 0.931},
@@ -58,6 +69,30 @@ def test_the_account_holds_every_honest_number() -> None:
         assert needed in text
     assert objective(job) == ("accuracy", True)
     assert "no result" in account(read(Job, {**FACTS, "result": None, "state": "FAILED"}))[0]
+
+
+def test_a_probe_has_no_learning_rate() -> None:
+    recipe = {"backbone": "resnet18", "optimizer": {"lr_head": 0.01}, "steps": 500}
+    assert recipe_line(recipe) == "resnet18 lr 0.01 500 steps"
+    assert recipe_line({**recipe, "schedule": {"name": "linear_probe"}}) == "resnet18 linear_probe"
+
+
+def test_a_trial_longer_than_the_budget_is_told() -> None:
+    facts = {**FACTS, "spec": {"budget": {"trials": None, "wall_s": 120.0}}, "estimate": {"s_per_trial": 700.0}}
+    warning = too_long(read(Job, facts))
+    assert warning is not None
+    assert "budget of 2 min 00 s" in warning
+    for fits in ({"estimate": {"s_per_trial": 100.0}}, {"estimate": None}, {"spec": {"budget": {"trials": 3}}}):
+        assert too_long(read(Job, {**facts, **fits})) is None
+    assert [trial_count(p) for p in (Progress(3, 20), Progress(3, None))] == ["3/20", "3"]
+
+
+def test_the_account_says_when_only_anchors_were_compared() -> None:
+    told = "only the fixed recipes above were compared"
+    alone = {"trials_done": 1, "by_state": {"COMPLETE": 1, "CANCELLED": 1}}
+    assert told in "\n".join(account(read(Job, {**FACTS, "progress": alone})))
+    searched = {"trials_done": 2, "by_state": {"COMPLETE": 1, "PRUNED": 1}}
+    assert told not in "\n".join(account(read(Job, {**FACTS, "progress": searched})))
 
 
 def trial(number: int, state: str, value: float | None = None) -> Trial:
@@ -110,4 +145,6 @@ def test_every_kind_of_event_has_words() -> None:
     assert event_line(Event(5, "job.best", {"number": 3, "value": 0.5})) == "best so far: trial 3, val 0.5000"
     estimate = {"s_per_trial": 15.67, "memory_bytes": 839794688, "device": "cpu", "sources": []}
     assert event_line(Event(6, "job.estimate", estimate)) == "a trial takes about 16 s on cpu, 839.8 MB of memory"
+    result = {"best_number": 3, "test_accuracy": {"value": 0.97}}
+    assert event_line(Event(6, "job.result", result)) == "result: trial 3, test accuracy 0.9700"
     assert event_line(Event(6, "of.the.future", {"a": 1})) == "of.the.future a 1"

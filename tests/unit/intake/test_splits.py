@@ -140,12 +140,34 @@ def test_properties(sizes: list[int], joins: list[tuple[int, int]], seed: int, o
     assert where == {e.id: (s, f) for e, s, f in zip(shuffled, again.splits, again.folds, strict=True)}
 
 
-def test_folds_are_stratified_and_seeds_differ() -> None:
-    entries = entries_of(100, 50)
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+@pytest.mark.parametrize("sizes", [(100, 50), (12,) * 17, (4,) * 5])
+def test_folds_are_stratified_and_even_for_every_number_of_them(k: int, sizes: tuple[int, ...]) -> None:
+    entries = entries_of(*sizes)
     placed = place(entries, read_options({}))
-    for label, n in ((0, 85), (1, 43)):
-        found = Counter(f for e, f in zip(entries, placed.folds, strict=True) if e.label == label and f >= 0)
-        assert sum(found.values()) in (n, n - 1)
-        assert max(found.values()) - min(found.values()) <= 1
-        assert set(found) == set(range(N_FOLDS))
-    assert place(entries, read_options({"seed": 1})).splits != placed.splits
+    inside = [(e.label, f % k) for e, f in zip(entries, placed.folds, strict=True) if f >= 0]
+    per_class = Counter(inside)
+    for label in range(len(sizes)):
+        found = [per_class[label, fold] for fold in range(k)]
+        assert max(found) - min(found) <= 1
+    totals = Counter(fold for _, fold in inside)
+    assert max(totals.values()) - min(totals.values()) <= 1
+
+
+def test_seeds_differ() -> None:
+    entries = entries_of(100, 50)
+    assert place(entries, read_options({"seed": 1})).splits != place(entries, read_options({})).splits
+
+
+def test_an_unmarked_copy_of_a_test_item_does_not_train() -> None:
+    entries = [*entries_of(10, 10), *entries_of(4, 4, split=TEST, offset=50)]
+    entries[3] = entries[3]._replace(cluster=entries[20].cluster)
+    placed = place(entries, read_options({}))
+    assert placed.splits[3] == TEST
+    assert placed.source == "partly"
+
+
+def test_the_only_item_left_beside_a_given_test_trains() -> None:
+    entries = [*entries_of(8, 1, split=TRAIN), *entries_of(4, 4, split=TEST, offset=50)]
+    placed = place(entries, read_options({"n_labelled_per_class": 4}))
+    assert placed.splits[8] == TRAIN

@@ -14,7 +14,7 @@ from intake.packs import open_pack
 from models.build import build, member
 from models.facts import preprocessing_of
 from models.weights import load_start
-from tests.toys import go, make_order, make_recipe, train, write_source
+from tests.toys import go, make_order, make_recipe, train, write_pack, write_source
 from transfer import evaluate
 from transfer.closed_form import STRENGTHS, logits_of, solve_path
 from transfer.fit import Fit
@@ -167,6 +167,12 @@ def test_a_refusal_fails_one_trial_and_not_the_lot(pack: Path, source: Path, tmp
     assert fit.outcome("tr_1").error_code == "closed_form_needs_linear_head"
     assert fit.outcome("tr_2").state == "COMPLETE"
     assert {r.trial_id for r in reports} == {"tr_2"}
+
+
+def test_more_folds_than_items_fail_with_a_reason(source: Path, tmp_path: Path) -> None:
+    few = write_pack(tmp_path / "few", n_per_class=2, n_classes=2)  # four items
+    outcome = train(make_order(make_recipe(), few, source, tmp_path, n_folds=5, n_classes=2))[0].outcome("tr_1")
+    assert (outcome.state, outcome.error_code) == ("FAILED", "too_few_items_for_folds")
 
 
 def test_weights_of_another_network_are_refused(pack: Path, tmp_path: Path) -> None:

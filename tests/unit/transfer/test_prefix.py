@@ -1,5 +1,7 @@
 """Cached activations of frozen stages: the same training as without, only cheaper."""
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,9 @@ def test_a_later_trial_reads_what_an_earlier_one_extracted(
     extracted: list[int] = []
     whole = prefix.Prefix._extract
 
-    def counted(self: prefix.Prefix, net: Any, chunk: int) -> None:
+    def counted(self: prefix.Prefix, setting: Setting, net: Any, chunk: int) -> None:
         extracted.append(chunk)
-        whole(self, net, chunk)
+        whole(self, setting, net, chunk)
 
     monkeypatch.setattr(prefix.Prefix, "_extract", counted)
     for seed in range(3):
@@ -83,9 +85,23 @@ def test_activations_are_read_item_by_item(pack: Path, source: Path, tmp_path: P
     net.eval()
     cache = prefix.Prefix(setting, 2)
     train_items, val_items = setting.items(0)
-    assert cache.fill(net, val_items)
-    assert cache.fill(net, train_items)
+    assert cache.fill(setting, net, val_items)
+    assert cache.fill(setting, net, train_items)
     picked = train_items[[5, 1, 30]]
     expected = net.prefix(setting.problem.evaluation_inputs(picked), 2)
     np.testing.assert_allclose(cache.read(picked).numpy(), expected.detach().numpy(), atol=1e-5)
     assert cache.read(picked).is_contiguous(memory_format=__import__("torch").channels_last)
+
+
+def test_activations_outlive_the_trial_but_hold_on_to_none_of_it(pack: Path, source: Path, tmp_path: Path) -> None:
+    warm.forget()
+    order = make_order(make_recipe(), pack, source, tmp_path)
+    setting = Setting(order, order.trials[0], lambda _: "go")
+    net, _ = setting.borrow(0)
+    cache = prefix.open_prefix(setting, 2, untouched=True)
+    assert cache.fill(setting, net.eval(), setting.items(0)[1])
+    gone = weakref.ref(setting)
+    del setting
+    gc.collect()
+    assert gone() is None  # and with it the pictures, which on a GPU may be gigabytes
+    assert cache.n_bytes > 0

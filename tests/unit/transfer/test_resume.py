@@ -84,10 +84,12 @@ def test_same_seed_same_bits_and_another_seed_others(pack: Path, source: Path, t
     assert not np.array_equal(files_of(fits[0])[1], files_of(fits[2])[1])
 
 
-@pytest.mark.parametrize("at_step", [3, 8, 12, 21])
-def test_folds_resume_too(at_step: int, pack: Path, source: Path, tmp_path: Path) -> None:
-    """Three fits of 6 steps and a closing one: paused in the first, in the second, between two, in the closing one."""
-    recipe = make_recipe(steps=6)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("at_step", [0, 3, 8, 12, 21])
+def test_folds_resume_too(at_step: int, optimizer: str, pack: Path, source: Path, tmp_path: Path) -> None:
+    """Three fits of 6 steps and a closing one: paused before and in the first, in the second, between two, in the
+    closing one."""
+    recipe = make_recipe(steps=6, optimizer={"name": optimizer, "lr_head": 0.01})
     whole, _ = train(make_order(recipe, pack, source, tmp_path / "whole", n_folds=3))
     again, _ = interrupted(make_order(recipe, pack, source, tmp_path / "p", n_folds=3), tmp_path / "point", at_step)
     assert_same(whole, again)

@@ -1,5 +1,6 @@
 """Training views: reproducible item by item, centred on evaluation pixels, right about geometry."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from domain.catalogue import Preprocessing
 from intake.packs import open_pack
+from transfer import views
 from transfer.evaluate import evaluation_pixels
 from transfer.views import Pictures, draw_views, uniforms
 
@@ -82,3 +84,20 @@ def test_cutting_on_a_device_shows_the_same_windows(pictures: Pictures) -> None:
     assert two.shape == one.shape
     assert (one - two).abs().mean() < 0.02
     assert (one.flip(-1) - two).abs().mean() > 0.2
+
+
+def test_more_contrast_leaves_black_black(pack: Path) -> None:
+    """Numbers below zero are cut off; their absolute value would turn black grey."""
+    opened = open_pack(pack)
+    dark = replace(opened, pixels=np.zeros_like(opened.pixels))
+    drawn = draw_views(5, 0, np.arange(40), canvas=36, crop=32, augmentation=1.0, flip=False)
+    assert drawn.bias.min() < -20
+    pictures = Pictures(dark, PLAIN, device=torch.device("cpu"), channels_last=True)
+    found = pictures._cut(np.arange(40), drawn, jitter=True)
+    expected = np.clip(drawn.bias, 0, 255)  # of a pixel of 0
+    assert np.abs(found - expected[:, None, None, None]).max() <= 0.5 + 1e-6
+
+
+def test_pictures_are_copied_to_a_device_in_pieces(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "COPIED_AT_ONCE", 7)
+    assert np.array_equal(pictures._copied().numpy(), pictures._pixels)

@@ -1,0 +1,165 @@
+"""Real trial processes: what they know, what they leave behind, and that none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from store.settings import Settings
+from tests.servers import wait_until
+from tests.toys import make_order, make_recipe, write_pack
+from worker.crew import ChildDied, Crew
+from worker.wire import Done, Ended, FromChild, Message, ProbeLot, Refused, Reported, RunLot
+
+ROOT = Path(__file__).parents[3]
+SECRETS = {
+    "GRAFT_DATABASE_URL": "postgresql://u:p@h/d", "GRAFT_REDIS_URL": "redis://h", "GRAFT_BOOTSTRAP_KEY": "k",
+    "DATABASE_URL": "postgresql://h/d", "PGPASSWORD": "p", "AWS_SECRET_ACCESS_KEY": "s", "AWS_PROFILE": "p",
+    "GITHUB_TOKEN": "t",
+}  # fmt: skip
+PARENT = """
+import sys, time
+from pathlib import Path
+from store.settings import Settings
+from worker.crew import Crew
+crew = Crew(Settings(home=Path(sys.argv[1]), device="cpu"))
+crew.start()
+print(crew.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pack(tmp_path_factory.mktemp("crew") / "pack")
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    crew = Crew(Settings(home=tmp_path_factory.mktemp("crew"), device="cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        crew.start()
+    yield crew
+    crew.stop()
+
+
+def run(pack: Path, scratch: Path, steps: int) -> RunLot:
+    scratch.mkdir(exist_ok=True)
+    return RunLot(order=make_order(make_recipe(steps=steps), pack, None, scratch), resume_every_s=60.0)
+
+
+def carry_out(crew: Crew, message: Message) -> list[FromChild]:
+    with crew.order(message, timeout_s=1.0) as news:
+        return [heard for heard in news if heard is not None]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_trial_process_is_told_no_secret(crew: Crew) -> None:
+    environment = Path(f"/proc/{crew.pid}/environ").read_bytes().decode()
+    names = {entry.partition("=")[0] for entry in environment.split("\0") if entry}
+    assert "PATH" in names
+    assert not names & set(SECRETS)
+    assert not [name for name in names if name.startswith(("GRAFT_", "AWS_", "PG", "REDIS"))]
+
+
+def test_orders_follow_one_another_in_one_warm_process(crew: Crew, pack: Path, tmp_path: Path) -> None:
+    pid = crew.start() and crew.pid
+    first = carry_out(crew, run(pack, tmp_path / "a", 12))
+    assert [m.kind for m in first][:2] == ["first_step", "reported"]
+    assert isinstance(first[-2], Ended)
+    assert isinstance(first[-1], Done)
+    found = carry_out(crew, ProbeLot(order=run(pack, tmp_path / "b", 12).order))[-1]
+    assert isinstance(found, Done)
+    assert crew.pid == pid
+
+
+def test_a_wish_that_comes_too_late_means_nothing_to_the_next_order(crew: Crew, pack: Path, tmp_path: Path) -> None:
+    pid = crew.start() and crew.pid
+    carry_out(crew, run(pack, tmp_path / "a", 12))
+    crew.wish("tr_1", "stop")
+    ended = carry_out(crew, run(pack, tmp_path / "b", 12))[-2]
+    assert isinstance(ended, Ended)
+    assert ended.outcome.state == "COMPLETE"
+    assert crew.pid == pid
+
+
+def test_a_wish_is_obeyed_at_the_next_step(crew: Crew, pack: Path, tmp_path: Path) -> None:
+    kinds: list[str] = []
+    with crew.order(run(pack, tmp_path / "a", 2000), timeout_s=1.0) as news:
+        for message in news:
+            if isinstance(message, Reported) and "reported" not in kinds:
+                crew.wish("tr_1", "pause")
+            if message is not None:
+                kinds.append(message.kind)
+            if isinstance(message, Ended):
+                assert message.outcome.state == "PAUSED"
+    assert kinds[-3:] == ["resumable", "ended", "done"]
+
+
+def test_an_order_that_is_left_takes_its_process_with_it(crew: Crew, pack: Path, tmp_path: Path) -> None:
+    crew.start()
+    pid = crew.pid
+
+    def leave() -> None:
+        with crew.order(run(pack, tmp_path / "a", 2000), timeout_s=1.0) as news:
+            for message in news:
+                if isinstance(message, Reported):
+                    raise ConnectionError("the database is away")
+
+    with pytest.raises(ConnectionError):
+        leave()
+    assert pid is not None
+    assert not alive(pid)
+    news = carry_out(crew, run(pack, tmp_path / "b", 12))
+    assert next(m.kind for m in news) == "first_step", "nothing of the order before is heard"
+    assert crew.pid != pid
+
+
+def test_a_fault_of_ours_is_told_and_a_clean_process_takes_the_next_order(
+    crew: Crew, pack: Path, tmp_path: Path
+) -> None:
+    (told,) = carry_out(crew, run(tmp_path / "no pack", tmp_path / "a", 12))
+    assert isinstance(told, Refused)
+    assert told.code == "crashed"
+    assert isinstance(carry_out(crew, run(pack, tmp_path / "b", 12))[-1], Done)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, "out_of_memory"), (signal.SIGSEGV, "crashed")], ids=["SIGKILL", "SIGSEGV"]
+)
+def test_a_process_that_is_killed_says_how(
+    crew: Crew, pack: Path, tmp_path: Path, number: signal.Signals, code: str
+) -> None:
+    def cut_off() -> None:
+        with crew.order(run(pack, tmp_path / "a", 2000), timeout_s=1.0) as news:
+            for message in news:
+                if isinstance(message, Reported) and crew.pid is not None:
+                    os.kill(crew.pid, number)
+                    crew.wish("tr_1", "stop")  # to a process that is not there
+
+    with pytest.raises(ChildDied, match=number.name) as died:
+        cut_off()
+    assert died.value.code == code
+
+
+def test_no_trial_process_outlives_a_killed_worker(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert wait_until(lambda: not alive(pid), for_s=10.0)

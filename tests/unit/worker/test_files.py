@@ -1,0 +1,56 @@
+"""Files for an order: a resume point that is gone or damaged means starting over, a store that is away does not."""
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from domain.errors import Invalid, Unavailable
+from store.s3_blobs import S3Blobs
+from tests.servers import free_port
+from tests.unit.worker.conftest import Workplace
+from worker.files import fetch_folder, sandboxed
+
+KEY = "ws_1/trials/tr_1/1/resume-tr_1-last.zip"
+
+
+@pytest.fixture
+def stored(place: Workplace, tmp_path: Path) -> Workplace:
+    with zipfile.ZipFile(tmp_path / "point.zip", "w") as archive:
+        archive.writestr("state.json", "{}")
+    place.context.blobs.put(KEY, tmp_path / "point.zip")
+    return place
+
+
+def test_a_resume_point_is_unpacked(stored: Workplace, tmp_path: Path) -> None:
+    folder = fetch_folder(stored.context, KEY, tmp_path / "scratch" / "resume")
+    assert folder is not None
+    assert (Path(folder) / "state.json").read_text() == "{}"
+
+
+def test_one_that_is_gone_or_damaged_is_none(stored: Workplace, tmp_path: Path) -> None:
+    assert fetch_folder(stored.context, KEY.replace("tr_1", "tr_2"), tmp_path / "scratch" / "resume") is None
+    (file,) = (stored.context.settings.home / "blobs").rglob("resume-*")
+    file.write_bytes(file.read_bytes()[:-5] + b"wrong")
+    assert fetch_folder(stored.context, KEY, tmp_path / "scratch" / "resume") is None
+    stored.context.blobs.put(KEY, Path(__file__))  # whole, and no archive
+    assert fetch_folder(stored.context, KEY, tmp_path / "scratch" / "resume") is None
+
+
+def test_a_blob_store_that_is_away_is_no_reason_to_start_over(
+    stored: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    away = S3Blobs("s3://bucket", endpoint_url=f"http://127.0.0.1:{free_port()}", region="us-east-1")
+    with pytest.raises(Unavailable, match="blobs_unavailable"):
+        fetch_folder(replace(stored.context, blobs=away), KEY, tmp_path / "scratch" / "resume")
+
+
+def test_a_sandbox_that_cannot_read_its_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(b"no archive")
+    with pytest.raises(Invalid):
+        sandboxed(["prepare", str(tmp_path / "upload"), str(tmp_path / "items.zip"), "--task", "classification",
+                   "--options", "{}"])  # fmt: skip

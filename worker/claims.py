@@ -1,0 +1,85 @@
+"""A lot in a worker's hands: claimed by compare-and-set, written out as an order with every file on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from domain.job import JobSpec
+from domain.lot import LotOrder, TrialOrder
+from domain.recipe import Recipe
+from domain.states import JobState, LotState, TrialState
+from store.leases import claim
+from store.moves import become
+from store.tables import DatasetRow, JobRow, LotRow, TrialRow
+from store.trials import trials_of_lot
+from worker.context import Context
+from worker.crew import precision_of
+from worker.files import fetch_folder, pack_folder, source_files, teacher_files
+
+
+@dataclass
+class Claimed:
+    """A lot as claimed: everything about it that does not change while it runs."""
+
+    lot_id: str
+    workspace_id: str
+    job_id: str
+    fence: int
+    attempt: int
+    spec: JobSpec
+    items_blob: str
+    classes: tuple[str, ...]
+    trials: list[TrialRow]
+
+
+def claim_lot(context: Context, lot_id: str) -> Claimed | None:
+    """The lot and its trials RUNNING under a lease; None if there is nothing to do or somebody else does it."""
+    settings = context.settings
+    with context.transaction() as session:
+        lot = session.get(LotRow, lot_id)
+        job = session.get(JobRow, lot.job_id) if lot is not None else None
+        if lot is None or job is None or job.state != JobState.RUNNING:
+            return None
+        fence = claim(
+            session, LotRow, lot_id, state_from=LotState.WAITING, state_to=LotState.RUNNING,
+            owner=context.worker_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts,
+        )  # fmt: skip
+        if fence is None:
+            return None
+        session.refresh(lot)
+        trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished]
+        for trial in trials:
+            if trial.state == TrialState.PAUSED:
+                become(session, trial, TrialState.WAITING)
+            become(session, trial, TrialState.RUNNING)
+        dataset = session.get_one(DatasetRow, job.dataset_id)
+        return Claimed(
+            lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
+            spec=JobSpec.model_validate(job.spec),
+            items_blob=str(dataset.items_blob), classes=tuple((dataset.summary or {})["classes"]), trials=trials,
+        )  # fmt: skip
+
+
+def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
+    """The order with every file it needs on this machine."""
+    facts = context.crew.start()
+    trials = []
+    for row in claimed.trials:
+        recipe = Recipe.model_validate(row.recipe)
+        pack = pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution)
+        resume = fetch_folder(context, row.resume_blob, scratch / f"resume-{row.id}") if row.resume_blob else None
+        trials.append(
+            TrialOrder(
+                trial_id=row.id,
+                number=row.number,
+                recipe=recipe,
+                pack=str(pack),
+                resume=resume,
+                source=source_files(context, claimed.spec, recipe.source),
+                teacher=teacher_files(context, claimed.spec.teacher) if recipe.distillation else None,
+            )
+        )
+    return LotOrder(
+        lot_id=claimed.lot_id, fence=claimed.fence, trials=tuple(trials), objective=claimed.spec.objective,
+        n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
+        device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
+    )  # fmt: skip
