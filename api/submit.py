@@ -41,8 +41,8 @@ def resolve(session: Session, workspace_id: str, asked: JobCreate) -> JobSpec:
         dataset.task, sources, facts, n_train=n_train, has_teacher=teacher is not None, overrides=_plain(asked.space)
     )
     spec = JobSpec(
-        task=dataset.task, sources=sources, teacher=teacher, space=space, budget=asked.budget,
-        objective=Objective(name=asked.objective) if asked.objective else default_objective(n_val),
+        task=dataset.task, sources=sources, teacher=teacher, space=space, chosen=tuple(asked.space),
+        budget=asked.budget, objective=Objective(name=asked.objective) if asked.objective else default_objective(n_val),
         n_folds=asked.n_folds or default_folds(n_val), sampler=asked.sampler, pruner=asked.pruner,
         anchors=asked.anchors, parallel=asked.parallel, keep_top=asked.keep_top, seed=asked.seed,
     )  # fmt: skip

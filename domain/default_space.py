@@ -25,6 +25,8 @@ NOT_SEARCHED = {"scope"}
 # Steps of a fine-tuning (Kolesnikov et al. 2020, BiT-HyperRule): by number of training items, searched around it.
 STEPS = ((20_000, 500), (500_000, 10_000), (1 << 62, 20_000))
 AROUND = 4
+TRIALS_IN_TIME = 8  # default trials that a budget of time should pay for
+MIN_STEPS = 10
 
 
 def job_space(
@@ -96,6 +98,27 @@ def at_defaults(spec: JobSpec, ref: str) -> Values:
             values[dimension.path] = dimension.range.default
     values["source"] = ref
     return values
+
+
+def fit_to_time(spec: JobSpec, s_per_trial: float) -> JobSpec:
+    """The job with fewer steps per trial, if one default trial (`s_per_trial`, as probed) would eat up its time.
+
+    A search is worth its name from a handful of trials on: a default trial may cost an eighth of `wall_s`. Steps that
+    the job chose itself stay.
+    """
+    wall_s = spec.budget.wall_s
+    steps = next((d for d in spec.space.dimensions if d.path == "steps"), None)
+    if wall_s is None or steps is None or not isinstance(steps.range, IntRange) or "steps" in spec.chosen:
+        return spec
+    share = wall_s / TRIALS_IN_TIME / max(s_per_trial, 1e-9)
+    if share >= 1:
+        return spec
+    default = max(MIN_STEPS, round(steps.range.default * share))
+    low = max(MIN_STEPS // 2, round(steps.range.low * share))
+    high = max(default + 1, round(steps.range.high * share))
+    fewer = steps.model_copy(update={"range": IntRange(low=low, high=high, log=True, default=default)})
+    dimensions = tuple(fewer if d.path == "steps" else d for d in spec.space.dimensions)
+    return spec.model_copy(update={"space": spec.space.model_copy(update={"dimensions": dimensions})})
 
 
 def steps_rule(n_train: int) -> int:

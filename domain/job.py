@@ -66,6 +66,7 @@ class JobSpec(Frozen):
     sources: tuple[ResolvedSource, ...] = Field(min_length=1)
     teacher: Teacher | None = None
     space: Space
+    chosen: tuple[str, ...] = ()  # dimensions that the job itself fixed or narrowed
     budget: Budget
     objective: Objective
     n_folds: Annotated[int, Field(ge=1, le=5)]  # 1: one fit on train, ranked on val; K: K fits, then one on train + val

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from domain.errors import NotFound
@@ -68,10 +68,17 @@ def finish_upload(session: Session, row: DatasetRow, key: str, info: BlobInfo) -
 def count_test_look(session: Session, dataset_id: str) -> int:
     """One more job has looked at the test split; returns how many have, this one included."""
     looked = update(DatasetRow).where(DatasetRow.id == dataset_id).values(n_test_looks=DatasetRow.n_test_looks + 1)
-    n_looks = session.scalar(looked.returning(DatasetRow.n_test_looks))
-    if n_looks is None:
+    if session.scalar(looked.returning(DatasetRow.id)) is None:
         raise NotFound("dataset_not_found", f"there is no dataset {dataset_id}")
-    return int(n_looks)
+    return test_looks(session, dataset_id)
+
+
+def test_looks(session: Session, dataset_id: str) -> int:
+    """How many jobs of the workspace have looked at this test split, under this upload or another of the same content."""
+    row = session.get_one(DatasetRow, dataset_id)
+    same = DatasetRow.id == dataset_id if row.content_hash is None else DatasetRow.content_hash == row.content_hash
+    query = select(func.sum(DatasetRow.n_test_looks)).where(DatasetRow.workspace_id == row.workspace_id, same)
+    return int(session.scalar(query) or 0)
 
 
 def delete_dataset(session: Session, workspace_id: str, dataset_id: str) -> list[str]:

@@ -16,7 +16,7 @@ from domain.recipe import Recipe
 from domain.states import JobState, LotState
 from store.blob_rows import add_blob
 from store.cache import fetch_blob
-from store.datasets import count_test_look
+from store.datasets import count_test_look, test_looks
 from store.events import tell
 from store.leases import claim, hold, release
 from store.moves import become
@@ -87,6 +87,7 @@ def _order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
         trials = trials_of(session, job_id)
         winner = best_trials(session, job_id, direction=spec.objective.direction)[0]
         search = _search_facts(session, job, spec, trials)
+        n_looks = test_looks(session, dataset.id)
     anchors = [t for t in trials if t.anchor and t.state == "COMPLETE" and t.checkpoint_blob]
     summary = dict(dataset.summary or {})
     licence = spec.source(Recipe.model_validate(winner.recipe).source).licence
@@ -98,7 +99,7 @@ def _order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
             statistics=summary["statistics"], n_findings=int(summary.get("n_findings", 0)),
             findings=dict(Counter(f["code"] for f in dataset.findings or [])),
         ),
-        search=search, licence=licence, n_test_looks=dataset.n_test_looks + 1, scratch=str(scratch),
+        search=search, licence=licence, n_test_looks=n_looks + 1, scratch=str(scratch),
         device=str(facts["device"]), n_threads=int(facts["n_threads"]),
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ import shutil
 from functools import partial
 from typing import Any
 
-from domain.default_space import at_defaults
+from domain.default_space import at_defaults, fit_to_time
 from domain.errors import GraftError, LeaseLost, Unavailable
 from domain.job import JobSpec
 from domain.lot import LotOrder, TrialOrder
@@ -75,10 +75,20 @@ def _probe(context: Context, job_id: str, fence: int, lease: Lease) -> None:
 def _store(context: Context, job_id: str, fence: int, estimate: dict[str, Any]) -> None:
     with context.transaction() as session:
         job = hold(session, JobRow, job_id, fence)
-        set_facts(session, job, estimate=estimate)
+        spec = JobSpec.model_validate(job.spec)
+        fitted = fit_to_time(spec, float(estimate["s_per_trial"]))
+        if fitted != spec:
+            estimate = {**estimate, "s_per_trial": estimate["s_per_trial"] * _n_steps(fitted) / _n_steps(spec)}
+            text = f"steps narrowed to about {_n_steps(fitted)} a trial: at the probed speed the time buys no more"
+            tell(session, job_id, "job.log", {"text": text})
+        set_facts(session, job, estimate=estimate, spec=fitted.model_dump(mode="json"))
         tell(session, job_id, "job.estimate", estimate)
         become(session, job, JobState.RUNNING, attempt=0)
         after_commit(session, partial(context.doorbell.wake, "advance", job_id))
+
+
+def _n_steps(spec: JobSpec) -> int:
+    return int(at_defaults(spec, spec.sources[0].ref)["steps"])
 
 
 def _order(context: Context, spec: JobSpec, dataset: DatasetRow, job_id: str, fence: int, scratch: str) -> LotOrder:

@@ -23,7 +23,7 @@ from tests.servers import PostgresServer, RedisServer
 from tests.system.installation import Installation, children, installed
 
 # Long enough to be cut in the middle on any machine: a few seconds a trial.
-SLOW = {"steps": 500, "data.flip": False, "data.batch_size": 32}
+SLOW = {"steps": 700, "data.flip": False, "data.batch_size": 32}
 FAST = {"steps": 125, "data.flip": False, "data.batch_size": 32}
 
 
@@ -34,7 +34,8 @@ def fragile(
     """Postgres and Redis of this test's own, an API on them, and its client."""
     migrate(postgres_server.url())
     servers = {"GRAFT_DATABASE_URL": postgres_server.url(), "GRAFT_REDIS_URL": redis_server.url}
-    with installed(tmp_path / "home", **servers) as installation:
+    # A lease that outlasts the restart of a server, also on a busy machine.
+    with installed(tmp_path / "home", GRAFT_LEASE_S="30", **servers) as installation:
         installation.start_api()
         with installation.client() as client:
             yield installation, client
@@ -141,7 +142,7 @@ def test_sigterm_saves_a_resume_point_and_a_damaged_one_means_starting_over(
     distributed: Installation, client: Client, two_digits: Path
 ) -> None:
     worker = distributed.start_worker()
-    job = submit(client, two_digits, {**SLOW, "steps": 800}, trials=1)
+    job = submit(client, two_digits, {**SLOW, "steps": 1000}, trials=1)
     trial = running_worker(distributed, client, job)
     stop(worker)
     waiting = client.trials.get(trial.id)
@@ -173,7 +174,7 @@ def test_training_outlives_a_restart_of_postgres_and_of_redis(
     running_worker(installation, client, job)
     postgres_server.kill()
     redis_server.kill()
-    time.sleep(1.0)
+    time.sleep(0.5)
     postgres_server.start()
     redis_server.start()
     done = client.jobs.wait(job.id, timeout_s=120)

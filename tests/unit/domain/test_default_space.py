@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from domain.catalogue import catalogue
-from domain.default_space import anchors, at_defaults, job_space, steps_rule
+from domain.default_space import anchors, at_defaults, fit_to_time, job_space, steps_rule
 from domain.errors import Invalid
 from domain.job import Budget, JobSpec, Objective, ResolvedSource
 from domain.recipe import refusals
@@ -117,3 +117,21 @@ def test_what_cannot_be_searched_is_refused_with_what_can(overrides: dict[str, A
     with pytest.raises(Invalid) as refused:
         job_space("classification", [RESNET], catalogue(), n_train=400, has_teacher=False, overrides=overrides)
     assert refused.value.code == code
+
+
+def in_time(spec: JobSpec, wall_s: float | None) -> JobSpec:
+    return spec.model_copy(update={"budget": Budget(trials=100, wall_s=wall_s)})
+
+
+def test_a_budget_of_time_pays_for_eight_default_trials() -> None:
+    spec = in_time(spec_of(RESNET), 800)
+    assert fit_to_time(spec, s_per_trial=100) == spec
+    steps = range_of(fit_to_time(spec, s_per_trial=400), "steps")
+    assert (steps.low, steps.default, steps.high) == (31, 125, 500)
+    assert range_of(fit_to_time(spec, s_per_trial=1e6), "steps").default == 10
+    assert fit_to_time(in_time(spec, None), s_per_trial=1e6) == in_time(spec, None)
+
+
+def test_steps_that_the_job_chose_are_left_alone() -> None:
+    spec = in_time(spec_of(RESNET, steps={"high": 600}), 60).model_copy(update={"chosen": ("steps",)})
+    assert fit_to_time(spec, s_per_trial=400) == spec

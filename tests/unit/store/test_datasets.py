@@ -54,6 +54,18 @@ def test_looks_at_the_test_split_are_counted(engine: Engine) -> None:
         assert [datasets.count_test_look(session, row.id) for _ in range(3)] == [1, 2, 3]
 
 
+def test_looks_survive_deleting_and_uploading_again(engine: Engine) -> None:
+    with transaction(engine) as session:
+        workspace_id = add_workspace(session)
+        first, again, other = (add_dataset(session, workspace_id) for _ in range(3))
+        first.content_hash = again.content_hash = "a" * 64
+        other.content_hash = "b" * 64
+        session.flush()
+        assert datasets.count_test_look(session, first.id) == 1
+        assert datasets.count_test_look(session, again.id) == 2
+        assert datasets.test_looks(session, other.id) == 0
+
+
 def test_a_source_is_registered_listed_and_deleted(engine: Engine) -> None:
     with transaction(engine) as session:
         dataset = add_dataset(session, add_workspace(session))
