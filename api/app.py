@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware.cors import CORSMiddleware
 
@@ -54,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         await caring  # cancelled, it would leave its thread behind with a connection
         site.engine.dispose()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its pages load nothing from elsewhere
         title="Graft", version=version_of(), summary="Transfer learning as a service", lifespan=lifespan,
         redoc_url=None, generate_unique_id_function=_operation_id, redirect_slashes=False,
         description="Upload a small labelled dataset, search how best to transfer to it, download the result. Every "

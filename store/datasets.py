@@ -74,7 +74,7 @@ def count_test_look(session: Session, dataset_id: str) -> int:
 
 
 def test_looks(session: Session, dataset_id: str) -> int:
-    """How many jobs of the workspace have looked at this test split, under this upload or another of the same content."""
+    """How many jobs of the workspace have looked at this test split, in this upload or another of the same content."""
     row = session.get_one(DatasetRow, dataset_id)
     same = DatasetRow.id == dataset_id if row.content_hash is None else DatasetRow.content_hash == row.content_hash
     query = select(func.sum(DatasetRow.n_test_looks)).where(DatasetRow.workspace_id == row.workspace_id, same)

@@ -119,10 +119,10 @@ def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> N
         progress = Progress(looked_at=time.monotonic(), heard_at=time.monotonic())
         with context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S), timeout_s=0.2) as news:
             for message in news:
+                _check_alive(progress, message)
                 if progress.closed:
                     continue
                 lease.check()
-                _check_alive(progress, message)
                 _take(context, claimed, lease, progress, message)
                 if time.monotonic() - progress.looked_at >= LOOK_EVERY_S:
                     _write_reports(context, claimed, progress)

@@ -1,6 +1,7 @@
 """The document is complete: a client can be written from it alone."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,6 +20,7 @@ from api.schemas.method import Methods
 from api.schemas.source import Source
 from api.schemas.trial import Curve, Trial
 from store.settings import Settings
+from tests.house import House
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch"}
 OPEN = {"/healthz", "/readyz", "/metrics"}  # and OPTIONS /v1/uploads
@@ -115,3 +117,13 @@ def test_examples_are_what_they_are_examples_of(model: Any) -> None:
     assert examples
     for example in examples:
         TypeAdapter(model).validate_python(example)
+
+
+def test_the_documentation_page_loads_nothing_from_elsewhere(house: House) -> None:
+    page = house.client.get("/docs")
+    assert page.status_code == 200
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert sources
+    for source in sources:
+        assert source.startswith("/"), source
+        assert house.client.get(source).status_code == 200
