@@ -25,6 +25,11 @@ QUICK = ["--source", "scratch:smallnet", "--fix", "data.flip=false", "--fix", "s
 LONG = ["--source", "scratch:smallnet", "--fix", "data.flip=false", "--fix", "steps=200", "--budget-trials", "400"]
 
 
+def _hear_interrupts() -> None:
+    """Tests started in the background of a shell ignore Ctrl-C, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Machine:
     """A home of its own and a folder of pictures; commands run from the folder above them."""
 
@@ -37,6 +42,7 @@ class Machine:
         return subprocess.Popen(
             command("graft", *arguments), cwd=self.folder, env=self.environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=_hear_interrupts,
         )  # fmt: skip
 
     def run(self, *arguments: str, code: int = 0) -> str:
