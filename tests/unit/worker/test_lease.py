@@ -8,6 +8,7 @@ from domain.errors import LeaseLost, Unavailable
 from store.leases import hold, take_back
 from store.tables import JobRow, LotRow
 from tests.rows import add_lot
+from tests.servers import wait_until
 from tests.unit.worker.conftest import Open, Workplace
 from worker.lease import Lease
 
@@ -32,8 +33,7 @@ def lease_until(place: Workplace, lot_id: str) -> float:
 def test_a_heartbeat_keeps_it(place: Workplace, lot_id: str) -> None:
     with Lease(place.context, LotRow, lot_id, place.begin(lot_id, lease_s=1.0)) as lease:
         first = lease_until(place, lot_id)
-        time.sleep(0.4)
-        assert lease_until(place, lot_id) > first
+        assert wait_until(lambda: lease_until(place, lot_id) > first)
         lease.check()
     at = lease_until(place, lot_id)
     time.sleep(0.25)

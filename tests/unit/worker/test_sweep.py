@@ -13,6 +13,7 @@ from store.settings import Settings
 from store.tables import DatasetRow, JobRow, LotRow, TrialRow
 from store.workers import live_workers, seen
 from tests.rows import add_dataset, add_lot, add_workspace
+from tests.servers import wait_until
 from tests.unit.worker.conftest import Open, Workplace
 from worker.lots import fail_lot
 from worker.pulse import Pulse
@@ -152,17 +153,22 @@ def test_a_machine_keeps_its_caches_within_the_limit_and_no_old_scratch(tmp_path
 
 
 def test_a_worker_says_that_it_lives_and_says_goodbye(open_workplace: Open) -> None:
-    place = open_workplace(sweep_s=0.05, heartbeat_s=0.1, lease_s=1.0)
+    place = open_workplace(sweep_s=0.05, heartbeat_s=0.1, lease_s=60.0)
+
+    def heard() -> dict[str, float]:
+        with place.context.reading() as session:
+            return {w.id: w.seen_at for w in live_workers(session, None, within_s=60.0)}
+
     with place.context.transaction() as session:
-        seen(session, "silent for long", ["trials"], {})
+        seen(session, "another", ["trials"], {})
     pulse = Pulse(place.context, QUEUES)
     pulse.start()
-    time.sleep(0.5)
-    with place.context.reading() as session:
-        assert place.context.worker_id in {w.id for w in live_workers(session, "trials", within_s=0.3)}
-    pulse.stop()
-    with place.context.reading() as session:
-        assert {w.id for w in live_workers(session, None, within_s=60.0)} == {"silent for long"}
+    try:
+        first = heard()[place.context.worker_id]
+        assert wait_until(lambda: heard()[place.context.worker_id] > first)
+    finally:
+        pulse.stop()
+    assert set(heard()) == {"another"}
 
 
 def test_a_job_whose_lease_ran_out_is_claimed_again_under_the_next_fence(place: Workplace) -> None:
