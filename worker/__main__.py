@@ -10,7 +10,7 @@ import threading
 from domain.errors import GraftError
 from store.queue import QUEUES
 from store.settings import Settings, load
-from worker.context import open_context
+from worker.context import greeting, open_context
 from worker.loop import run
 
 
@@ -48,10 +48,8 @@ def serve_local(settings: Settings, queues: list[str], *, watch_parent: bool) ->
     if watch_parent:
         threading.Thread(target=_watch, args=(stop,), daemon=True).start()
     if "trials" in queues:
-        facts = context.crew.start()
-        said = ", ".join(f"{name} {facts[name]}" for name in ("device", "device_name", "precision", "n_threads"))
-        memory = int(facts["memory_bytes"]) / 2**30
-        print(f"graft worker {context.worker_id}: {said}, {memory:.1f} GiB, queues {','.join(queues)}", flush=True)
+        context.crew.start()
+        print(greeting(context, queues), flush=True)
     run(context, queues)
 
 

@@ -7,6 +7,7 @@ is opened where the handlers run.
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from celery import Celery, signals
 from store.queue import HANDLERS as QUEUE_OF
 from store.queue import QUEUES, celery_app, task_name
 from store.settings import load
-from worker.context import Context, open_context
+from worker.context import Context, greeting, open_context
 from worker.crew import ChildDied
 from worker.handlers import HANDLERS, handle
 from worker.pulse import Pulse
@@ -54,6 +55,8 @@ def _ready(sender: Any, **_: Any) -> None:
         except ChildDied as died:  # each trial it took would fail
             log.critical("this worker cannot train: %s", died.reason)
             raise SystemExit(1) from died
+        sys.stdout.write(greeting(here, queues) + "\n")
+        sys.stdout.flush()
     _pulse.append(Pulse(here, queues))
     _pulse[0].start()
 

@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,14 @@ class Context:
     @property
     def cache(self) -> Path:
         return self.settings.cache
+
+
+def greeting(context: Context, queues: Sequence[str]) -> str:
+    """What a worker of trials says at its start: the device, precision and limits that it found."""
+    facts = context.crew.facts
+    said = ", ".join(f"{name} {facts[name]}" for name in ("device", "device_name", "precision", "n_threads"))
+    memory = int(facts["memory_bytes"]) / 2**30
+    return f"graft worker {context.worker_id}: {said}, {memory:.1f} GiB, queues {','.join(queues)}"
 
 
 def open_context(settings: Settings) -> Context:
