@@ -11,6 +11,7 @@ from domain.errors import GraftError
 from store.queue import QUEUES
 from store.settings import Settings, load
 from worker.context import greeting, open_context
+from worker.crew import ChildDied
 from worker.loop import run
 
 
@@ -33,6 +34,9 @@ def main() -> int:
             serve(queues)
     except GraftError as error:
         print(f"graft worker: {error.detail}", file=sys.stderr)
+        return 2
+    except ChildDied as died:
+        print(f"graft worker: the trial process did not start: {died.reason}", file=sys.stderr)
         return 2
     return 0
 
