@@ -39,7 +39,7 @@ def make_spec(*, overrides: dict[str, Any] | None = None, **changes: Any) -> Job
 
 
 @dataclass
-class Workplace:
+class Workshop:
     context: Context
     listener: LocalListener
 
@@ -107,26 +107,26 @@ class Workplace:
         os.utime(file, (then, then))
 
 
-Open = Callable[..., Workplace]
+Open = Callable[..., Workshop]
 
 
 @pytest.fixture
-def open_workplace(database_url: str, tmp_path: Path) -> Iterator[Open]:
+def open_workshop(database_url: str, tmp_path: Path) -> Iterator[Open]:
     """A worker of this installation; several may be opened, each as a process of its own would be."""
-    opened: list[Workplace] = []
+    opened: list[Workshop] = []
 
-    def make(**settings: Any) -> Workplace:
+    def make(**settings: Any) -> Workshop:
         frozen = Settings(home=tmp_path / "home", database_url=database_url, **settings)
-        opened.append(Workplace(open_context(frozen), listen_local(frozen)))
+        opened.append(Workshop(open_context(frozen), listen_local(frozen)))
         return opened[-1]
 
     yield make
-    for workplace in opened:
-        workplace.context.crew.stop()
-        workplace.context.engine.dispose()
-        workplace.listener.close()
+    for workshop in opened:
+        workshop.context.crew.stop()
+        workshop.context.engine.dispose()
+        workshop.listener.close()
 
 
 @pytest.fixture
-def place(open_workplace: Open) -> Workplace:
-    return open_workplace()
+def place(open_workshop: Open) -> Workshop:
+    return open_workshop()

@@ -18,7 +18,7 @@ from store.moves import become
 from store.tables import BlobRow, JobRow, LotRow, TrialRow
 from store.trials import lots_of
 from store.workers import seen
-from tests.unit.worker.conftest import Open, Workplace
+from tests.unit.worker.conftest import Open, Workshop
 from worker.advance import advance, elapsed_s
 
 ROOT = Path(__file__).parents[3]
@@ -39,13 +39,13 @@ with reading(make_engine(sys.argv[1])) as session:
 """
 
 
-def run_all(place: Workplace, job_id: str, values: list[float]) -> None:
+def run_all(place: Workshop, job_id: str, values: list[float]) -> None:
     """Every waiting trial completes, in order, with these values."""
     for trial, value in zip((t for t in place.trials(job_id) if t.state == "WAITING"), values, strict=True):
         place.end(trial, value=value)
 
 
-def test_anchors_come_first_then_the_search_and_never_more_than_the_budget(place: Workplace) -> None:
+def test_anchors_come_first_then_the_search_and_never_more_than_the_budget(place: Workshop) -> None:
     job_id = place.job(parallel=20)
     advance(place.context, job_id)
     trials = place.trials(job_id)
@@ -56,13 +56,13 @@ def test_anchors_come_first_then_the_search_and_never_more_than_the_budget(place
     assert len(place.trials(job_id)) == 6
 
 
-def test_a_budget_smaller_than_the_anchors_holds(place: Workplace) -> None:
+def test_a_budget_smaller_than_the_anchors_holds(place: Workshop) -> None:
     job_id = place.job(budget=Budget(trials=2), parallel=9)
     advance(place.context, job_id)
     assert [t.anchor for t in place.trials(job_id)] == ANCHORS[:2]
 
 
-def test_as_many_at_once_as_there_are_workers_and_short_trials_one_ahead(place: Workplace) -> None:
+def test_as_many_at_once_as_there_are_workers_and_short_trials_one_ahead(place: Workshop) -> None:
     job_id = place.job(parallel=None)
     with place.context.transaction() as session:
         seen(session, "first", ["trials"], {})
@@ -76,12 +76,12 @@ def test_as_many_at_once_as_there_are_workers_and_short_trials_one_ahead(place: 
     assert len(place.trials(job_id)) == 4
 
 
-def test_advanced_by_many_at_once_a_job_gets_each_number_once(open_workplace: Open) -> None:
-    places = [open_workplace() for _ in range(6)]
+def test_advanced_by_many_at_once_a_job_gets_each_number_once(open_workshop: Open) -> None:
+    places = [open_workshop() for _ in range(6)]
     job_id = places[0].job(parallel=9)
     barrier = threading.Barrier(len(places))
 
-    def one(place: Workplace) -> None:
+    def one(place: Workshop) -> None:
         barrier.wait()
         advance(place.context, job_id)
 
@@ -90,7 +90,7 @@ def test_advanced_by_many_at_once_a_job_gets_each_number_once(open_workplace: Op
     assert [t.number for t in places[0].trials(job_id)] == list(range(6))
 
 
-def test_another_process_proposes_the_same(place: Workplace, database_url: str) -> None:
+def test_another_process_proposes_the_same(place: Workshop, database_url: str) -> None:
     job_id = place.job(budget=Budget(trials=14), parallel=6)
     advance(place.context, job_id)
     run_all(place, job_id, [0.5 + 0.01 * n for n in range(12)])
@@ -103,7 +103,7 @@ def test_another_process_proposes_the_same(place: Workplace, database_url: str) 
     assert json.loads(output) == asked.values
 
 
-def test_take_returns_a_lot_instead_of_ringing_for_it(place: Workplace) -> None:
+def test_take_returns_a_lot_instead_of_ringing_for_it(place: Workshop) -> None:
     job_id = place.job(parallel=2)
     place.write(JobRow, job_id, estimate={"s_per_trial": 600.0})
     mine = advance(place.context, job_id, take=True)
@@ -112,7 +112,7 @@ def test_take_returns_a_lot_instead_of_ringing_for_it(place: Workplace) -> None:
     assert place.heard() == [("run_lot", second.lot_id)]
 
 
-def test_a_lot_that_waits_is_not_rung_for_at_every_advance(place: Workplace) -> None:
+def test_a_lot_that_waits_is_not_rung_for_at_every_advance(place: Workshop) -> None:
     job_id = place.job()
     advance(place.context, job_id)
     with place.context.transaction() as session:
@@ -126,7 +126,7 @@ def test_a_lot_that_waits_is_not_rung_for_at_every_advance(place: Workplace) -> 
     assert len(place.heard()) == 2
 
 
-def test_a_lot_that_has_to_rest_is_neither_rung_for_nor_taken(place: Workplace) -> None:
+def test_a_lot_that_has_to_rest_is_neither_rung_for_nor_taken(place: Workshop) -> None:
     job_id = place.job(budget=Budget(trials=1))
     advance(place.context, job_id)
     place.heard()
@@ -135,7 +135,7 @@ def test_a_lot_that_has_to_rest_is_neither_rung_for_nor_taken(place: Workplace) 
     assert place.heard() == []
 
 
-def test_a_job_that_is_done_is_finished_once(place: Workplace) -> None:
+def test_a_job_that_is_done_is_finished_once(place: Workshop) -> None:
     job_id = place.job(budget=Budget(trials=3), parallel=3)
     advance(place.context, job_id)
     run_all(place, job_id, [0.5, 0.7, 0.6])
@@ -146,7 +146,7 @@ def test_a_job_that_is_done_is_finished_once(place: Workplace) -> None:
     assert place.heard() == [("finish_job", job_id)]
 
 
-def test_only_the_best_and_the_anchors_keep_their_weights(place: Workplace) -> None:
+def test_only_the_best_and_the_anchors_keep_their_weights(place: Workshop) -> None:
     job_id = place.job(parallel=6)
     advance(place.context, job_id)
     trials = place.trials(job_id)
@@ -160,7 +160,7 @@ def test_only_the_best_and_the_anchors_keep_their_weights(place: Workplace) -> N
     assert [t.checkpoint_blob is not None for t in place.trials(job_id)] == [True, True, True, False, True, False]
 
 
-def test_what_is_left_when_a_job_is_finished_early_is_freed(place: Workplace) -> None:
+def test_what_is_left_when_a_job_is_finished_early_is_freed(place: Workshop) -> None:
     """Cancel and keep the best: the trial that was told to stop has a resume point, which nobody will use."""
     job_id = place.job(parallel=3)
     advance(place.context, job_id)
@@ -184,7 +184,7 @@ def test_what_is_left_when_a_job_is_finished_early_is_freed(place: Workplace) ->
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PAUSED"])
-def test_cancel_ends_what_waits_and_frees_every_byte(place: Workplace, state: str) -> None:
+def test_cancel_ends_what_waits_and_frees_every_byte(place: Workshop, state: str) -> None:
     job_id = place.job(parallel=4)
     advance(place.context, job_id)
     place.end(place.trials(job_id)[0], value=0.5, resume=True)
@@ -200,7 +200,7 @@ def test_cancel_ends_what_waits_and_frees_every_byte(place: Workplace, state: st
     assert place.kept() == set()
 
 
-def test_a_job_that_failed_at_its_end_keeps_what_it_has_found(place: Workplace) -> None:
+def test_a_job_that_failed_at_its_end_keeps_what_it_has_found(place: Workshop) -> None:
     job_id = place.job(budget=Budget(trials=3), parallel=3)
     advance(place.context, job_id)
     run_all(place, job_id, [0.5, 0.7, 0.6])
@@ -211,7 +211,7 @@ def test_a_job_that_failed_at_its_end_keeps_what_it_has_found(place: Workplace) 
     assert len(place.kept()) == 3
 
 
-def test_a_job_whose_trials_all_fail_alike_fails_early(place: Workplace) -> None:
+def test_a_job_whose_trials_all_fail_alike_fails_early(place: Workshop) -> None:
     job_id = place.job(budget=Budget(trials=50), parallel=3)
     advance(place.context, job_id)
     trials = place.trials(job_id)
@@ -228,7 +228,7 @@ def test_a_job_whose_trials_all_fail_alike_fails_early(place: Workplace) -> None
     assert {t.state for t in place.trials(job_id)} == {"FAILED", "CANCELLED"}
 
 
-def test_failures_of_different_kinds_do_not_end_a_job(place: Workplace) -> None:
+def test_failures_of_different_kinds_do_not_end_a_job(place: Workshop) -> None:
     job_id = place.job(budget=Budget(trials=50), parallel=3)
     advance(place.context, job_id)
     for trial, code in zip(place.trials(job_id)[:3], ["diverged", "diverged", "crashed"], strict=True):
@@ -238,7 +238,7 @@ def test_failures_of_different_kinds_do_not_end_a_job(place: Workplace) -> None:
 
 
 @pytest.mark.parametrize(("value", "state"), [(0.5, "FINISHING"), (None, "FAILED")])
-def test_a_budget_of_time_ends_a_job_once_nothing_runs(place: Workplace, value: float | None, state: str) -> None:
+def test_a_budget_of_time_ends_a_job_once_nothing_runs(place: Workshop, value: float | None, state: str) -> None:
     job_id = place.job(budget=Budget(wall_s=100.0), parallel=3)
     advance(place.context, job_id)
     first, second, _ = place.trials(job_id)[:3]
@@ -259,7 +259,7 @@ def test_a_budget_of_time_ends_a_job_once_nothing_runs(place: Workplace, value: 
     assert value is not None or (job.error is not None and job.error["code"] == "budget_too_small")
 
 
-def test_pauses_are_no_part_of_the_time_that_is_spent(place: Workplace) -> None:
+def test_pauses_are_no_part_of_the_time_that_is_spent(place: Workshop) -> None:
     job_id = place.job()
     with place.context.reading() as session:
         job = session.get_one(JobRow, job_id)
@@ -272,7 +272,7 @@ def test_pauses_are_no_part_of_the_time_that_is_spent(place: Workplace) -> None:
         assert elapsed_s(session, session.get_one(JobRow, job_id)) == pytest.approx(5.0, abs=0.01)
 
 
-def test_a_space_without_one_legal_recipe_fails_the_job_or_ends_it_with_what_it_has(place: Workplace) -> None:
+def test_a_space_without_one_legal_recipe_fails_the_job_or_ends_it_with_what_it_has(place: Workshop) -> None:
     impossible = {"distillation": "soft_targets"}  # without a teacher
     job_id = place.job(overrides=impossible, anchors=False)
     advance(place.context, job_id)
@@ -295,7 +295,7 @@ def test_a_space_without_one_legal_recipe_fails_the_job_or_ends_it_with_what_it_
     assert (job.state, job.stopped_by) == ("FINISHING", "failures")
 
 
-def test_jobs_that_wait_for_a_leased_handler_are_rung_for(place: Workplace) -> None:
+def test_jobs_that_wait_for_a_leased_handler_are_rung_for(place: Workshop) -> None:
     for state, handler in (("WAITING", "probe_job"), ("PROBING", "probe_job"), ("FINISHING", "finish_job")):
         job_id = place.job(state)
         advance(place.context, job_id)
@@ -306,9 +306,9 @@ def test_jobs_that_wait_for_a_leased_handler_are_rung_for(place: Workplace) -> N
     advance(place.context, "job_that_was_deleted")
 
 
-def test_numbers_have_no_gap_after_a_lost_race(open_workplace: Open) -> None:
+def test_numbers_have_no_gap_after_a_lost_race(open_workshop: Open) -> None:
     """The loser's proposal is forgotten, and its study goes on with the winner's."""
-    first, second = open_workplace(), open_workplace()
+    first, second = open_workshop(), open_workshop()
     job_id = first.job(budget=Budget(trials=12), parallel=1)
     for _ in range(6):
         with ThreadPoolExecutor(2) as pool:

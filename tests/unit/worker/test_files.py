@@ -9,27 +9,27 @@ import pytest
 from domain.errors import Invalid, Unavailable
 from store.s3_blobs import S3Blobs
 from tests.servers import free_port
-from tests.unit.worker.conftest import Workplace
+from tests.unit.worker.conftest import Workshop
 from worker.files import fetch_folder, sandboxed
 
 KEY = "ws_1/trials/tr_1/1/resume-tr_1-last.zip"
 
 
 @pytest.fixture
-def stored(place: Workplace, tmp_path: Path) -> Workplace:
+def stored(place: Workshop, tmp_path: Path) -> Workshop:
     with zipfile.ZipFile(tmp_path / "point.zip", "w") as archive:
         archive.writestr("state.json", "{}")
     place.context.blobs.put(KEY, tmp_path / "point.zip")
     return place
 
 
-def test_a_resume_point_is_unpacked(stored: Workplace, tmp_path: Path) -> None:
+def test_a_resume_point_is_unpacked(stored: Workshop, tmp_path: Path) -> None:
     folder = fetch_folder(stored.context, KEY, tmp_path / "scratch" / "resume")
     assert folder is not None
     assert (Path(folder) / "state.json").read_text() == "{}"
 
 
-def test_one_that_is_gone_or_damaged_is_none(stored: Workplace, tmp_path: Path) -> None:
+def test_one_that_is_gone_or_damaged_is_none(stored: Workshop, tmp_path: Path) -> None:
     assert fetch_folder(stored.context, KEY.replace("tr_1", "tr_2"), tmp_path / "scratch" / "resume") is None
     (file,) = (stored.context.settings.home / "blobs").rglob("resume-*")
     file.write_bytes(file.read_bytes()[:-5] + b"wrong")
@@ -39,7 +39,7 @@ def test_one_that_is_gone_or_damaged_is_none(stored: Workplace, tmp_path: Path) 
 
 
 def test_a_blob_store_that_is_away_is_no_reason_to_start_over(
-    stored: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "test")

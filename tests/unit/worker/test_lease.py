@@ -9,28 +9,28 @@ from store.leases import hold, take_back
 from store.tables import JobRow, LotRow
 from tests.rows import add_lot
 from tests.servers import wait_until
-from tests.unit.worker.conftest import Open, Workplace
+from tests.unit.worker.conftest import Open, Workshop
 from worker.lease import Lease
 
 
 @pytest.fixture
-def place(open_workplace: Open) -> Workplace:
-    return open_workplace(lease_s=1.0, heartbeat_s=0.1)
+def place(open_workshop: Open) -> Workshop:
+    return open_workshop(lease_s=1.0, heartbeat_s=0.1)
 
 
 @pytest.fixture
-def lot_id(place: Workplace) -> str:
+def lot_id(place: Workshop) -> str:
     job_id = place.job()
     with place.context.transaction() as session:
         return add_lot(session, session.get_one(JobRow, job_id), 0).id
 
 
-def lease_until(place: Workplace, lot_id: str) -> float:
+def lease_until(place: Workshop, lot_id: str) -> float:
     with place.context.reading() as session:
         return session.get_one(LotRow, lot_id).lease_until or 0.0
 
 
-def test_a_heartbeat_keeps_it(place: Workplace, lot_id: str) -> None:
+def test_a_heartbeat_keeps_it(place: Workshop, lot_id: str) -> None:
     with Lease(place.context, LotRow, lot_id, place.begin(lot_id, lease_s=1.0)) as lease:
         first = lease_until(place, lot_id)
         assert wait_until(lambda: lease_until(place, lot_id) > first)
@@ -40,7 +40,7 @@ def test_a_heartbeat_keeps_it(place: Workplace, lot_id: str) -> None:
     assert lease_until(place, lot_id) == at, "nobody renews what is left"
 
 
-def test_it_is_lost_once_the_row_was_taken_back(place: Workplace, lot_id: str) -> None:
+def test_it_is_lost_once_the_row_was_taken_back(place: Workshop, lot_id: str) -> None:
     fence = place.begin(lot_id, lease_s=-1.0)
     with place.context.transaction() as session:
         assert take_back(session, LotRow, lot_id) is not None
@@ -52,7 +52,7 @@ def test_it_is_lost_once_the_row_was_taken_back(place: Workplace, lot_id: str) -
         hold(session, LotRow, lot_id, fence)
 
 
-def test_a_write_is_done_again_while_a_server_is_away(place: Workplace, lot_id: str) -> None:
+def test_a_write_is_done_again_while_a_server_is_away(place: Workshop, lot_id: str) -> None:
     tries = []
 
     def write() -> str:
@@ -67,7 +67,7 @@ def test_a_write_is_done_again_while_a_server_is_away(place: Workplace, lot_id: 
 
 
 @pytest.mark.parametrize("why", ["a lease has passed", "the worker stops"])
-def test_it_insists_no_longer_than(place: Workplace, lot_id: str, why: str) -> None:
+def test_it_insists_no_longer_than(place: Workshop, lot_id: str, why: str) -> None:
     def write() -> None:
         raise Unavailable("blobs_unavailable", "the blob store does not answer")
 

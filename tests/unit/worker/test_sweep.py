@@ -14,23 +14,23 @@ from store.tables import DatasetRow, JobRow, LotRow, TrialRow
 from store.workers import live_workers, seen
 from tests.rows import add_dataset, add_lot, add_workspace
 from tests.servers import wait_until
-from tests.unit.worker.conftest import Open, Workplace
+from tests.unit.worker.conftest import Open, Workshop
 from worker.lots import fail_lot
 from worker.pulse import Pulse
 from worker.sweep import sweep, tidy_machine
 
 
-def a_lot(place: Workplace, job_id: str, number: int = 0) -> str:
+def a_lot(place: Workshop, job_id: str, number: int = 0) -> str:
     with place.context.transaction() as session:
         return add_lot(session, session.get_one(JobRow, job_id), number).id
 
 
-def lot(place: Workplace, lot_id: str) -> LotRow:
+def lot(place: Workshop, lot_id: str) -> LotRow:
     with place.context.reading() as session:
         return session.get_one(LotRow, lot_id)
 
 
-def test_a_lot_whose_worker_went_silent_waits_for_another_and_is_rung_for(place: Workplace) -> None:
+def test_a_lot_whose_worker_went_silent_waits_for_another_and_is_rung_for(place: Workshop) -> None:
     job_id = place.job()
     lot_id, living = a_lot(place, job_id, 0), a_lot(place, job_id, 1)
     place.begin(lot_id, lease_s=-1.0)
@@ -42,7 +42,7 @@ def test_a_lot_whose_worker_went_silent_waits_for_another_and_is_rung_for(place:
     assert ("run_lot", lot_id) in place.heard()
 
 
-def test_what_cost_too_many_workers_has_failed(place: Workplace) -> None:
+def test_what_cost_too_many_workers_has_failed(place: Workshop) -> None:
     job_id = place.job()
     lot_id = a_lot(place, job_id)
     probing, finishing = place.job("PROBING"), place.job("FINISHING")
@@ -65,7 +65,7 @@ def test_what_cost_too_many_workers_has_failed(place: Workplace) -> None:
     assert {("advance", job_id), ("advance", probing), ("advance", finishing)} <= set(place.heard())
 
 
-def test_a_row_that_cannot_be_moved_does_not_keep_the_others_from_it(place: Workplace) -> None:
+def test_a_row_that_cannot_be_moved_does_not_keep_the_others_from_it(place: Workshop) -> None:
     """Such as one that a newer version has written, in the middle of a rolling upgrade."""
     job_id = place.job()
     lots = sorted([a_lot(place, job_id, 0), a_lot(place, job_id, 1)])
@@ -77,7 +77,7 @@ def test_a_row_that_cannot_be_moved_does_not_keep_the_others_from_it(place: Work
     assert [lot(place, lot_id).state for lot_id in lots] == ["WAITING", "DONE"]
 
 
-def test_a_paused_trial_of_a_hopeless_lot_fails_too(place: Workplace) -> None:
+def test_a_paused_trial_of_a_hopeless_lot_fails_too(place: Workshop) -> None:
     job_id = place.job()
     lot_id = a_lot(place, job_id)
     place.begin(lot_id)
@@ -87,7 +87,7 @@ def test_a_paused_trial_of_a_hopeless_lot_fails_too(place: Workplace) -> None:
     assert place.trials(job_id)[0].state == "FAILED"
 
 
-def test_jobs_and_datasets_that_wait_are_rung_for_again_and_not_too_often(place: Workplace) -> None:
+def test_jobs_and_datasets_that_wait_are_rung_for_again_and_not_too_often(place: Workshop) -> None:
     jobs = {state: place.job(state) for state in ("WAITING", "RUNNING", "FINISHING", "PAUSED", "COMPLETE")}
     with place.context.transaction() as session:
         dataset_id = add_dataset(session, add_workspace(session), "CHECKING").id
@@ -98,13 +98,13 @@ def test_jobs_and_datasets_that_wait_are_rung_for_again_and_not_too_often(place:
     assert place.heard() == []
 
 
-def test_one_worker_at_a_time_has_the_turn(open_workplace: Open) -> None:
-    places = [open_workplace(sweep_s=60.0) for _ in range(4)]
+def test_one_worker_at_a_time_has_the_turn(open_workshop: Open) -> None:
+    places = [open_workshop(sweep_s=60.0) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(lambda place: sweep(place.context), places)) == [False, False, False, True]
 
 
-def test_bytes_that_no_row_knows_go_once_they_are_older_than_a_lease(place: Workplace) -> None:
+def test_bytes_that_no_row_knows_go_once_they_are_older_than_a_lease(place: Workshop) -> None:
     job_id = place.job()
     a_lot(place, job_id)
     (trial,) = place.trials(job_id)
@@ -122,7 +122,7 @@ def test_bytes_that_no_row_knows_go_once_they_are_older_than_a_lease(place: Work
     assert set(place.context.blobs.keys()) == {known, young}
 
 
-def test_an_ended_job_that_still_holds_what_goes_with_its_end_is_advanced(place: Workplace) -> None:
+def test_an_ended_job_that_still_holds_what_goes_with_its_end_is_advanced(place: Workshop) -> None:
     """The message that it was cancelled was lost."""
     cancelled, complete = place.job(), place.job()
     for job_id in (cancelled, complete):
@@ -152,8 +152,8 @@ def test_a_machine_keeps_its_caches_within_the_limit_and_no_old_scratch(tmp_path
     assert left == {"new", "alive"}
 
 
-def test_a_worker_says_that_it_lives_and_says_goodbye(open_workplace: Open) -> None:
-    place = open_workplace(sweep_s=0.05, heartbeat_s=0.1, lease_s=60.0)
+def test_a_worker_says_that_it_lives_and_says_goodbye(open_workshop: Open) -> None:
+    place = open_workshop(sweep_s=0.05, heartbeat_s=0.1, lease_s=60.0)
 
     def heard() -> dict[str, float]:
         with place.context.reading() as session:
@@ -171,7 +171,7 @@ def test_a_worker_says_that_it_lives_and_says_goodbye(open_workplace: Open) -> N
     assert set(heard()) == {"another"}
 
 
-def test_a_job_whose_lease_ran_out_is_claimed_again_under_the_next_fence(place: Workplace) -> None:
+def test_a_job_whose_lease_ran_out_is_claimed_again_under_the_next_fence(place: Workshop) -> None:
     job_id = place.job("FINISHING")
 
     def take(owner: str) -> int | None:
