@@ -27,13 +27,15 @@ check: install  ## style, types, layers, migrations, catalogue
 	$(BIN)/lint-imports
 	$(BIN)/python -m store.migrate check
 	$(BIN)/python -m worker.catalogue --check
+	$(BIN)/python -m worker.methods_page --check
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-catalogue: install  ## rewrite domain/catalogue.json from the files of parts, backbones and tasks
+catalogue: install  ## rewrite domain/catalogue.json and docs/methods.md from the files of parts, backbones and tasks
 	$(BIN)/python -m worker.catalogue
+	$(BIN)/python -m worker.methods_page
 
 lock:  ## pin again: names, versions and hashes only (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -o requirements/dev.lock

@@ -93,7 +93,8 @@ def _show_best(trial: TrialRow) -> Best:
 def _show_spec(spec: JobSpec) -> Spec:
     sources = [SourceInJob(ref=s.ref, backbone=s.backbone, kind=s.kind, licence=s.licence) for s in spec.sources]
     return Spec(
-        task=spec.task, sources=sources, teacher=spec.teacher.ref if spec.teacher else None, space=spec.space,
-        budget=spec.budget, objective=spec.objective.name, n_folds=spec.n_folds, sampler=spec.sampler,
-        pruner=spec.pruner, anchors=spec.anchors, parallel=spec.parallel, keep_top=spec.keep_top, seed=spec.seed,
+        task=spec.task, sources=sources, teacher=spec.teacher.ref if spec.teacher else None,
+        source_dataset_id=spec.source_dataset_id, space=spec.space, budget=spec.budget, objective=spec.objective.name,
+        n_folds=spec.n_folds, sampler=spec.sampler, pruner=spec.pruner, anchors=spec.anchors, parallel=spec.parallel,
+        keep_top=spec.keep_top, seed=spec.seed,
     )  # fmt: skip

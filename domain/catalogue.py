@@ -4,6 +4,7 @@
 the API and the search read that file alone.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TypeVar
@@ -11,7 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.errors import Invalid
-from domain.space import Range
+from domain.space import Range, Value
 
 T = TypeVar("T")
 
@@ -28,9 +29,19 @@ class PartFacts(Frozen):
     summary: str  # first line of the file's docstring
     space: dict[str, Range] = Field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    needs_by: dict[str, dict[str, str]] = Field(default_factory=dict)  # param -> its value -> what that value needs
     clashes: tuple[str, ...] = ()
+    adds_weights: bool = False  # its networks hold more than the backbone's weights: they are no plain source
+    demands: dict[str, tuple[Value, ...]] = Field(default_factory=dict)  # place in the recipe -> values it works with
     functions: tuple[str, ...] = ()  # of prepare, rebuild, phases, draw, loss, after_step
     searched: bool = False  # in the default space; any other part is searched when a job names it
+
+
+    def needs_of(self, params: Mapping[str, Value]) -> tuple[str, ...]:
+        """What the part needs with these params, those left out at their default."""
+        chosen = {name: params.get(name, self.space[name].default) for name in self.needs_by}
+        by_value = (table.get(str(chosen[name])) for name, table in self.needs_by.items())
+        return (*self.needs, *(need for need in by_value if need is not None))
 
 
 class WeightsFacts(Frozen):
@@ -58,7 +69,7 @@ class BackboneFacts(Frozen):
     summary: str
     stages: tuple[str, ...]  # input side first
     taps: tuple[str, ...]
-    provides: tuple[str, ...]  # of taps, conv, batch_norm, blocks, double_backward
+    provides: tuple[str, ...]  # of taps, conv, conv3x3, batch_norm, blocks, transformer, source_head, double_backward
     feature_dim: int
     n_weights: int
     preprocessing: Preprocessing

@@ -10,7 +10,7 @@ from typing import Any
 from domain.catalogue import BackboneFacts, Catalogue
 from domain.errors import Invalid
 from domain.job import JobSpec, ResolvedSource, Values
-from domain.recipe import SLOTS
+from domain.recipe import SLOTS, can_stand_beside
 from domain.space import Choice, Condition, Dimension, FloatRange, IntRange, Range, Space, Value
 
 # Fixed unless a job says otherwise: one value each, the rest of the range is legal.
@@ -31,7 +31,7 @@ MIN_STEPS = 10
 
 def job_space(
     task: str, sources: Sequence[ResolvedSource], catalogue: Catalogue, *, n_train: int, has_teacher: bool,
-    overrides: dict[str, Any] | None = None,
+    has_source_data: bool = False, overrides: dict[str, Any] | None = None,
 ) -> Space:  # fmt: skip
     """The space of a job over `sources`, with the job's own values and ranges in place.
 
@@ -47,10 +47,17 @@ def job_space(
     def put(path: str, range_: Range, *when: Condition) -> None:
         dimensions.append(Dimension(path=path, range=range_, when=when))
 
+    have = {"teacher"} if has_teacher else set()
+    have |= {"source_data"} if has_source_data else set()
+    have |= {"start", "source_head"} if transferred else set()
+    named = {slot: _named(slot, overrides[slot], catalogue) for slot in SLOTS if slot in overrides}
+    demanded = _demands(named, catalogue)
     refs = tuple(s.ref for s in sources)
     put("source", Choice(options=refs, default=refs[0]))
     on_transfer = () if len(transferred) == len(refs) else (Condition(path="source", values=transferred),)
     for path, range_ in _task_ranges(task, catalogue, backbones, n_train, bool(transferred), overrides).items():
+        if path in demanded and path not in overrides:
+            range_ = Choice(options=demanded[path], default=demanded[path][0])
         if path == "optimizer.inner_ratio":
             if transferred:
                 put(path, range_, *on_transfer)
@@ -59,11 +66,8 @@ def job_space(
         else:
             put(path, range_)
     for slot in SLOTS:
-        if slot in overrides:
-            names = _named(slot, overrides[slot], catalogue)
-        else:
-            names = _default_parts(slot, catalogue, has_teacher=has_teacher, transferred=bool(transferred))
-        dimensions += _slot_dimensions(slot, names, catalogue, backbones, set(overrides))
+        names = named[slot] if slot in named else _beside(named, slot, _default_parts(slot, catalogue, have), catalogue)
+        dimensions += _slot_dimensions(slot, names, catalogue, backbones, set(overrides), have)
     space = Space(dimensions=tuple(dimensions), fixed=fixed)
     return _settle(space.narrow(overrides))
 
@@ -171,8 +175,9 @@ def _resolutions(backbones: list[BackboneFacts]) -> Choice:
 
 
 def _slot_dimensions(
-    slot: str, names: list[str], catalogue: Catalogue, backbones: list[BackboneFacts], opened: set[str]
-) -> list[Dimension]:
+    slot: str, names: list[str], catalogue: Catalogue, backbones: list[BackboneFacts], opened: set[str],
+    have: set[str],
+) -> list[Dimension]:  # fmt: skip
     """The choice of the part, and each part's params while it is chosen."""
     if not names:
         return []
@@ -182,18 +187,47 @@ def _slot_dimensions(
         chosen = (Condition(path=slot, values=(name,)),)
         for param, range_ in _part_ranges(slot, name, catalogue, backbones).items():
             path = f"{slot}.{name}.{param}"
+            range_ = _affordable(slot, name, param, range_, catalogue, have)
             if param in NOT_SEARCHED and path not in opened:
                 range_ = Choice(options=(range_.default,), default=range_.default)
             found.append(Dimension(path=path, range=range_, when=chosen))
     return found
 
 
-def _default_parts(slot: str, catalogue: Catalogue, *, has_teacher: bool, transferred: bool) -> list[str]:
+def _default_parts(slot: str, catalogue: Catalogue, have: set[str]) -> list[str]:
     """The parts of a slot that are searched unasked; "none" where leaving the slot empty is worth a trial."""
-    have = {"teacher"} if has_teacher else set()
-    have |= {"start", "source_head"} if transferred else set()
     names = [p.name for p in catalogue.parts if p.slot == slot and p.searched and set(p.needs) <= have]
     return ["none", *names] if names and slot not in ("schedule", "regularizer") else names
+
+
+def _beside(named: dict[str, list[str]], slot: str, names: list[str], catalogue: Catalogue) -> list[str]:
+    """Of `names`, those that can stand beside what the job has named for other slots; "none" where it may need that."""
+    chosen = [catalogue.part(s, n) for s, wanted in named.items() for n in wanted if n != "none"]
+    certain = [p for p in chosen if len(named[p.slot]) == 1]
+    facts = {name: catalogue.part(slot, name) for name in names if name != "none"}
+    kept = [name for name in names if name == "none" or all(can_stand_beside(facts[name], p) for p in certain)]
+    in_the_way = any(not can_stand_beside(facts[name], p) for name in kept if name != "none" for p in chosen)
+    emptied = bool(names) and not kept
+    return ["none", *kept] if emptied or (in_the_way and "none" not in kept) else kept
+
+
+def _demands(named: dict[str, list[str]], catalogue: Catalogue) -> dict[str, tuple[Value, ...]]:
+    """What the parts that are certain to stand in every recipe ask of the rest of it."""
+    certain = [catalogue.part(slot, *names) for slot, names in named.items() if len(names) == 1 and names != ["none"]]
+    return {path: values for part in certain for path, values in part.demands.items()}
+
+
+def _affordable(
+    slot: str, name: str, param: str, range_: Range, catalogue: Catalogue, have: set[str]
+) -> Range:
+    """The range without the options that need what the job does not offer."""
+    table = catalogue.part(slot, name).needs_by.get(param)
+    if table is None or not isinstance(range_, Choice):
+        return range_
+    offered = tuple(o for o in range_.options if str(o) not in table or table[str(o)] in have)
+    if not offered or offered == range_.options:
+        return range_
+    return Choice(options=offered, default=range_.default if range_.default in offered else offered[0])
 
 
 def _named(slot: str, wanted: Any, catalogue: Catalogue) -> list[str]:

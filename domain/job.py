@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from domain.errors import Invalid
-from domain.recipe import Recipe, compose
+from domain.recipe import DataTreatment, Head, Recipe, compose
 from domain.space import Space, Value
 
 
@@ -45,17 +45,42 @@ class ResolvedSource(Frozen):
     kind: Literal["scratch", "torchvision", "registered", "job"]
     blob: str | None = None  # key of model weights (safetensors) in the blob store; None for scratch and torchvision
     classes: tuple[str, ...] = ()  # label space of the source's head, where known
+    n_classes: Annotated[int, Field(ge=0)] = 0  # width of the source's own linear head; 0 if none is known
     licence: str = "unknown"
 
 
 class Teacher(Frozen):
-    """A finished job whose best network teaches this one; it must have the same classes."""
+    """Who teaches the trials of a job that learn from a teacher; it knows the same classes in the same order.
 
-    ref: str
-    backbone: str
-    head: str
-    blob: str
-    resolution: int
+    `job`: the best network of a COMPLETE job. `best`: the job's own best trial so far. `ensemble`: its best few, their
+    probabilities averaged. `source`: other weights, which a trial of the job fine-tunes first.
+    """
+
+    kind: Literal["job", "best", "ensemble", "source"]
+    ref: str  # as asked: the id of a job, "best", "ensemble", or a source
+    trial_id: str | None = None  # of a job: the trial whose checkpoint `blob` is, and what network that is
+    blob: str | None = None
+    recipe: Recipe | None = None
+    source: ResolvedSource | None = None  # of a source: where its trial starts, and that trial's values
+    values: dict[str, Value] = Field(default_factory=dict)
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether trials of the job itself teach: then none can be taught before one of them is COMPLETE."""
+        return self.kind != "job"
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_older(cls, given: Any) -> Any:
+        """A teacher stored before there were several kinds: a job's checkpoint, told by backbone and head."""
+        if not isinstance(given, dict) or "kind" in given or "backbone" not in given:
+            return given
+        recipe = Recipe(
+            task="classification", source=f"scratch:{given['backbone']}", backbone=given["backbone"],
+            head=Head(kind=given["head"]), data=DataTreatment(resolution=given["resolution"]),
+        )  # fmt: skip
+        ref = given["ref"]
+        return {"kind": "job", "ref": ref, "trial_id": ref, "blob": given["blob"], "recipe": recipe}
 
 
 class JobSpec(Frozen):
@@ -65,6 +90,7 @@ class JobSpec(Frozen):
     task: str
     sources: tuple[ResolvedSource, ...] = Field(min_length=1)
     teacher: Teacher | None = None
+    source_dataset_id: str | None = None  # a dataset that the sources were trained on, or a related one
     space: Space
     chosen: tuple[str, ...] = ()  # dimensions that the job itself fixed or narrowed
     budget: Budget
@@ -80,16 +106,19 @@ class JobSpec(Frozen):
     @property
     def provided(self) -> frozenset[str]:
         """What this job offers to the parts of a recipe, for any of its sources."""
-        return frozenset({"teacher"} if self.teacher else set())
+        offers = {"teacher": self.teacher is not None, "source_data": self.source_dataset_id is not None}
+        return frozenset(need for need, offered in offers.items() if offered)
 
     def provided_by(self, ref: str) -> frozenset[str]:
         """What the job and one of its sources offer together."""
         source = self.source(ref)
-        start = set() if source.kind == "scratch" else {"start", "source_head"}
-        return self.provided | start
+        offers = {"start": source.kind != "scratch", "source_head": source.n_classes > 0}
+        return self.provided | {need for need, offered in offers.items() if offered}
 
     def source(self, ref: str) -> ResolvedSource:
-        return next(s for s in self.sources if s.ref == ref)
+        """A source of the job, or the one that its teacher starts from."""
+        others = [self.teacher.source] if self.teacher and self.teacher.source else []
+        return next(s for s in (*self.sources, *others) if s.ref == ref)
 
     def recipe(self, values: dict[str, Value], *, seed: int) -> Recipe:
         """The recipe of these values. Without a start nothing is transferred: one learning rate for all."""

@@ -24,10 +24,10 @@ class SourceFiles(Frozen):
 
 
 class TeacherFiles(Frozen):
+    """A finished trial that teaches: its checkpoint on this machine, and the recipe that says what network it is."""
+
     weights: str
-    backbone: str
-    head: str
-    resolution: int
+    recipe: Recipe
 
 
 class TrialOrder(Frozen):
@@ -35,9 +35,9 @@ class TrialOrder(Frozen):
     number: int
     recipe: Recipe
     source: SourceFiles
-    teacher: TeacherFiles | None = None
+    teachers: tuple[TeacherFiles, ...] = ()  # several teach as one: their probabilities are averaged
     pack: str  # folder of the packed dataset at this recipe's resolution
-    teacher_pack: str | None = None
+    source_pack: str | None = None  # folder of the packed source dataset, where a part of the recipe wants it
     resume: str | None = None  # folder of a resume point of this trial
 
 
@@ -66,6 +66,7 @@ class FinishCandidate(Frozen):
     predictions: str | None = None  # npz of logits and targets on val, folds pooled; the winner's calibrate it
     pack: str  # folder of the packed dataset at this recipe's resolution
     value: float  # the objective on val
+    remarks: tuple[str, ...] = ()  # where its training deviates from its methods as published
 
 
 class DataFacts(Frozen):

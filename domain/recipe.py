@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.catalogue import Catalogue
+from domain.catalogue import Catalogue, PartFacts
 from domain.space import Value
 
 SLOTS = ("surgery", "regularizer", "feature", "distillation", "schedule", "sampling", "averaging")
@@ -108,11 +108,13 @@ def refusals(recipe: Recipe, provided: Iterable[str], catalogue: Catalogue) -> l
     """Every reason why `recipe` cannot be trained; empty means legal.
 
     `provided` is what the job offers (`start`, `source_head`, `source_data`, `teacher`); the backbone's own facts
-    (`taps`, `conv`, `batch_norm`, `blocks`) are added here. A part states what it lacks the sense without in NEEDS,
-    and the slots or `slot.name`s it cannot stand beside in CLASHES.
+    (`taps`, `conv`, `batch_norm`, `blocks`, `transformer`, …) are added here. A part states what it has no meaning
+    without in NEEDS, what one value of a param needs in NEEDS_BY, and in CLASHES the slots or `slot.name`s that it
+    cannot stand beside.
     """
     backbone = catalogue.backbone(recipe.backbone)
-    have = set(provided) | set(backbone.provides)
+    # That a backbone can carry a source's head is not to say that this source has one.
+    have = set(provided) | (set(backbone.provides) - {"source_head"})
     found: list[Refusal] = []
     filled = recipe.parts
     names = {f"{slot}.{part.name}" for slot, part in filled.items()} | set(filled)
@@ -122,7 +124,7 @@ def refusals(recipe: Recipe, provided: Iterable[str], catalogue: Catalogue) -> l
         label = f"{slot}.{part.name}"
         found += [
             Refusal(code="part_needs", detail=f"{label} needs {need}, which this job or backbone does not provide")
-            for need in facts.needs
+            for need in facts.needs_of(part.params)
             if need not in have
         ]
         found += [
@@ -130,6 +132,13 @@ def refusals(recipe: Recipe, provided: Iterable[str], catalogue: Catalogue) -> l
             for clash in facts.clashes
             if clash in names and clash != label
         ]
+        for path, legal_values in facts.demands.items():
+            value = at(recipe, path)
+            if value not in legal_values:
+                legal = " or ".join(map(str, legal_values))
+                found.append(
+                    Refusal(code="part_demands", detail=f"{label} works with {path} = {legal}, and this is {value!r}")
+                )
         if "phases" in facts.functions:
             planners.append(label)
         for name, value in part.params.items():
@@ -148,6 +157,22 @@ def refusals(recipe: Recipe, provided: Iterable[str], catalogue: Catalogue) -> l
         detail = f"{recipe.backbone} needs resolution {need}, got {recipe.data.resolution}"
         found.append(Refusal(code="resolution_unsupported", detail=detail))
     return found
+
+
+def at(recipe: Recipe, path: str) -> Any:
+    """The value at a dotted path of a recipe, such as `optimizer.name`."""
+    found: Any = recipe
+    for word in path.split("."):
+        found = getattr(found, word)
+    return found
+
+
+def can_stand_beside(one: PartFacts, other: PartFacts) -> bool:
+    """Whether two parts of different slots may fill one recipe together."""
+    if "phases" in one.functions and "phases" in other.functions:
+        return False
+    pairs = ((one, other), (other, one))
+    return not any({b.slot, f"{b.slot}.{b.name}"} & set(a.clashes) for a, b in pairs)
 
 
 def _params(values: dict[str, Value], slot: str, name: str) -> dict[str, Value]:

@@ -135,6 +135,8 @@ class Trial:
     peak_bytes: int | None = None
     share: float | None = None
     has_checkpoint: bool = False
+    teachers: tuple[str, ...] = ()  # the trials that taught it
+    remarks: tuple[str, ...] = ()  # where it deviates from its methods as published
     error: Any = None
     created_at: str | None = None
     started_at: str | None = None

@@ -1,6 +1,6 @@
 """What a family of backbones says of itself: facts as data (`Variant`), and the modules built from them (`Anatomy`)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ class Anatomy:
     head_name   torchvision's prefix of the last linear layer; None where torchvision has no such network.
     head_scope  torchvision's prefix of everything that may stand in place of the head.
     block_types the residual blocks, which adapters and per-block policies act on.
+    left_out    torchvision's prefixes of what has no place here: a second head, tables that are worked out anew.
+    conv_taps   tapped stage -> path of its last convolution on the main way, whose output is a map before any norm.
     """
 
     stages: dict[str, nn.Module]
@@ -51,6 +53,8 @@ class Anatomy:
     head_name: str | None = None
     head_scope: str | None = None
     block_types: tuple[type[nn.Module], ...] = ()
+    left_out: tuple[str, ...] = ()
+    conv_taps: dict[str, str] = field(default_factory=dict)
 
 
 def gather(model: nn.Module, plan: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -72,11 +76,32 @@ def gather(model: nn.Module, plan: Mapping[str, tuple[str, ...]]) -> tuple[dict[
 
 
 def plan_by_stride(features: nn.Sequential) -> dict[str, tuple[str, ...]]:
-    """A stage per resolution: `stem`, `stage1`, ... each begin where a strided convolution halves the map."""
+    """A stage per resolution: `stem`, `stage1`, ... each begin where a strided layer halves the map."""
     plan: list[list[str]] = []
     for index, module in enumerate(features):
-        strided = any(isinstance(part, nn.Conv2d) and max(part.stride) > 1 for part in module.modules())
+        strided = any(_strides(part) for part in module.modules())
         if strided or not plan:
             plan.append([])
         plan[-1].append(f"features.{index}")
     return {f"stage{n}" if n else "stem": tuple(paths) for n, paths in enumerate(plan)}
+
+
+def last_convs(
+    stages: Mapping[str, nn.Module], taps: Iterable[str], aside: frozenset[str] = frozenset({"downsample"})
+) -> dict[str, str]:
+    """Each tapped stage's last convolution, as modules are listed; those below a name in `aside` are shortcuts.
+
+    torchvision lists the modules of a block as they run, shortcuts apart.
+    """
+    found: dict[str, str] = {}
+    for tap in taps:
+        for path, module in stages[tap].named_modules():
+            if isinstance(module, nn.Conv2d) and aside.isdisjoint(path.split(".")):
+                found[tap] = f"{tap}.{path}"
+    return found
+
+
+def _strides(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return max(module.stride) > 1
+    return isinstance(module, nn.MaxPool2d)

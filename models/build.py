@@ -61,4 +61,5 @@ def build(name: str, *, n_classes: int, head: HeadKind = "linear", seed: int = 0
         feature_dim=anatomy.feature_dim,
         taps=anatomy.taps,
         block_types=anatomy.block_types,
+        conv_taps=anatomy.conv_taps,
     )

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 from torchvision.models import get_weight
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.vision_transformer import EncoderBlock
 
 from domain.catalogue import BackboneFacts, Preprocessing, WeightsFacts
 from models.anatomy import Anatomy
@@ -11,6 +13,7 @@ from models.build import Member, members
 LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1K, whose terms are for non-commercial research"
 # torch has no second derivative of these: no loss on an input gradient can be trained through them.
 ONCE_DIFFERENTIABLE = (nn.Hardsigmoid, nn.MultiheadAttention)
+TRANSFORMER_BLOCKS = (EncoderBlock, SwinTransformerBlock)
 
 
 def backbone_facts() -> list[BackboneFacts]:
@@ -64,8 +67,12 @@ def _provides(anatomy: Anatomy) -> tuple[str, ...]:
     has = {
         "taps": bool(anatomy.taps),
         "conv": n_convs > 1,
+        "conv3x3": any(isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) for module in modules),
         "batch_norm": any(isinstance(module, nn.BatchNorm2d) for module in modules),
         "blocks": any(isinstance(module, anatomy.block_types) for module in modules),
+        "transformer": any(isinstance(module, TRANSFORMER_BLOCKS) for module in modules),
+        # Weights of this network come with a linear head over the same features.
+        "source_head": anatomy.head_name is not None,
         "double_backward": not any(isinstance(module, ONCE_DIFFERENTIABLE) for module in modules),
     }
     return tuple(name for name, provided in has.items() if provided)

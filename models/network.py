@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,15 @@ from domain.errors import Invalid
 
 HeadKind = Literal["linear", "mlp"]
 HEAD = "head"
+
+
+class Seen(NamedTuple):
+    """What a network makes of a batch."""
+
+    logits: Tensor  # (B, C)
+    features: dict[str, Tensor]  # by stage: its output as a map (B, c, h, w)
+    pooled: Tensor  # (B, D), the input of the head
+    convs: dict[str, Tensor]  # by stage: the output of its last convolution, before its batch norm
 
 
 class Network(nn.Module):
@@ -33,9 +42,11 @@ class Network(nn.Module):
         feature_dim: int,
         taps: tuple[str, ...],
         block_types: tuple[type[nn.Module], ...] = (),
+        conv_taps: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.conv_taps = dict(conv_taps or {})  # stage -> path of its last convolution
         self.stage_names = tuple(stages)
         self.taps = taps
         self.feature_dim = feature_dim
@@ -87,6 +98,37 @@ class Network(nn.Module):
         """Logits from what `prefix(x, n_stages)` returned."""
         return self.suffix_with_taps(activation, n_stages, ())[0]
 
+    def look(self, activation: Tensor, n_stages: int = 0, *, convs: bool = False) -> Seen:
+        """Everything there is to see from what `prefix(x, n_stages)` returned; `convs` only if asked for."""
+        self._check_depth(n_stages)
+        with self._listening(n_stages if convs else self.n_stages) as heard:
+            features: dict[str, Tensor] = {}
+            for name in self.stage_names[n_stages:]:
+                activation = self.get_submodule(name)(activation)
+                if name in self.taps:
+                    features[name] = as_map(activation)
+            pooled = pool(activation)
+            return Seen(self.head(pooled), features, pooled, heard)
+
+    @contextmanager
+    def _listening(self, n_stages: int) -> Iterator[dict[str, Tensor]]:
+        """What the last convolutions of the stages yield, for one forward pass: the hooks go with it."""
+        heard: dict[str, Tensor] = {}
+
+        def listen(stage: str) -> Any:
+            def note(_: nn.Module, __: Any, output: Tensor) -> None:
+                heard[stage] = output
+
+            return note
+
+        paths = [(s, self.conv_taps[s]) for s in self.stage_names[n_stages:] if s in self.conv_taps]
+        hooks = [self.get_submodule(path).register_forward_hook(listen(stage)) for stage, path in paths]
+        try:
+            yield heard
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def forward_with_taps(self, x: Tensor, taps: Iterable[str] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, and the feature map (B, c, h, w) at each tap (all of them by default), inside the graph."""
         return self.suffix_with_taps(x, 0, taps)
@@ -109,11 +151,11 @@ class Network(nn.Module):
         return logits, maps
 
     def stage_of(self, weight: str) -> str:
-        """The stage, or `head`, that holds a weight of this name."""
-        stage = weight.partition(".")[0]
-        if stage != HEAD and stage not in self.stage_names:
+        """The stage, `head`, or what surgery has added beside them, that holds a weight of this name."""
+        unit = weight.partition(".")[0]
+        if unit not in dict(self.named_children()):
             raise KeyError(weight)
-        return stage
+        return unit
 
     def _check_depth(self, n_stages: int) -> None:
         if not 0 <= n_stages <= self.n_stages:

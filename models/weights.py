@@ -77,7 +77,8 @@ def start_from(network: Network, weights: Mapping[str, Tensor], *, with_head: bo
 def rename(weights: Mapping[str, Tensor], entry: Member) -> tuple[Weights, Weights]:
     """The backbone's and the head's weights in Graft's naming, from that or torchvision's.
 
-    A head of another form than ours (torchvision's place for it holds something else) is left out.
+    A head of another form than ours (torchvision's place for it holds something else) is left out. A head that is a 1x1
+    convolution of the pooled features is a linear layer, and is read as one.
     """
     with torch.device("meta"):
         anatomy = entry.anatomy()
@@ -88,9 +89,12 @@ def rename(weights: Mapping[str, Tensor], entry: Member) -> tuple[Weights, Weigh
     backbone: Weights = {}
     head: Weights = {}
     for name, tensor in weights.items():
-        graft = _translated(name.removeprefix("module.") if parallel else name, prefixes)
+        theirs = name.removeprefix("module.") if parallel else name
+        if any(theirs == prefix or theirs.startswith(f"{prefix}.") for prefix in anatomy.left_out):
+            continue
+        graft = _translated(theirs, prefixes)
         if graft.partition(".")[0] == HEAD:
-            head[graft] = tensor
+            head[graft] = tensor.flatten(1) if tensor.shape[2:] == (1, 1) else tensor
         elif not (anatomy.head_scope and graft.startswith(f"{anatomy.head_scope}.")):
             backbone[graft] = tensor
     return backbone, head if _is_head(head) else {}

@@ -171,8 +171,8 @@ def delete_job(session: Session, workspace_id: str, job_id: str) -> list[str]:
 
 
 def _refs(spec: dict[str, Any]) -> set[str]:
-    teacher = spec.get("teacher") or {}
-    return {source["ref"] for source in spec.get("sources", ())} | {teacher.get("ref", "")}
+    others = {(spec.get("teacher") or {}).get("ref"), spec.get("source_dataset_id")}
+    return {source["ref"] for source in spec.get("sources", ())} | {ref for ref in others if ref}
 
 
 def _job_of_key(session: Session, workspace_id: str, key: str | None, body_sha256: str) -> JobRow | None:

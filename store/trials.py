@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from domain.errors import NotFound
 from domain.ids import new_id
 from domain.states import JobState, LotState, TrialState
+from domain.teaching import TEACHER
 from domain.trial import Report
 from store.clock import now
 from store.events import tell
@@ -20,7 +21,7 @@ from store.leases import hold
 from store.moves import become as become
 from store.pages import Page, read_cursor, write_cursor
 from store.session import finite
-from store.tables import JobRow, LotRow, ReportRow, TrialRow
+from store.tables import BlobRefRow, JobRow, LotRow, ReportRow, TrialRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,19 @@ def trials_with_blobs(session: Session, job_id: str) -> list[TrialRow]:
     held = or_(*(c.is_not(None) for c in (TrialRow.checkpoint_blob, TrialRow.predictions_blob, TrialRow.resume_blob)))
     query = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.state.in_(ended), held)
     return list(session.scalars(query.order_by(TrialRow.number)))
+
+
+def borrowed_blobs(session: Session, job_id: str) -> list[tuple[str, str]]:
+    """(key, trial) of the blobs that ended trials of a job still refer to and that are not their own."""
+    ended = [str(s) for s in TrialState if s.finished]
+    own = (TrialRow.checkpoint_blob, TrialRow.predictions_blob, TrialRow.resume_blob)
+    query = (
+        select(BlobRefRow.key, BlobRefRow.owner_id)
+        .join(TrialRow, TrialRow.id == BlobRefRow.owner_id)
+        .where(TrialRow.job_id == job_id, TrialRow.state.in_(ended))
+        .where(*(BlobRefRow.key.is_distinct_from(column) for column in own))
+    )
+    return [(key, owner_id) for key, owner_id in session.execute(query)]
 
 
 def waiting_lot(session: Session, job_id: str) -> str | None:
@@ -237,8 +251,12 @@ def next_number(session: Session, job_id: str) -> int:
 
 
 def best_trials(session: Session, job_id: str, *, direction: str, limit: int = 1) -> list[TrialRow]:
-    """The best COMPLETE trials by value on val; of equals the earlier one."""
-    query = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.state == "COMPLETE", TrialRow.value.is_not(None))
+    """The best COMPLETE trials by value on val; of equals the earlier one. A source that was fine-tuned to teach is
+    none of them: it is not what the job looks for."""
+    query = select(TrialRow).where(
+        TrialRow.job_id == job_id, TrialRow.state == "COMPLETE", TrialRow.value.is_not(None),
+        TrialRow.anchor.is_distinct_from(TEACHER),
+    )  # fmt: skip
     best_first = TrialRow.value.desc() if direction == "maximize" else TrialRow.value.asc()
     return list(session.scalars(query.order_by(best_first, TrialRow.number).limit(limit)))
 

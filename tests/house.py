@@ -20,7 +20,7 @@ from store.jobs import create_job
 from store.keys import create_key
 from store.moves import become
 from store.session import transaction
-from store.tables import DatasetRow, JobRow, LotRow, ReportRow, TrialRow, WorkspaceRow
+from store.tables import DatasetRow, JobRow, LotRow, ReportRow, SourceRow, TrialRow, WorkspaceRow
 
 CLASSES = ["daisy", "rose", "tulip"]
 STATISTICS: dict[str, Any] = {
@@ -73,8 +73,21 @@ class House:
             row = session.get_one(DatasetRow, made["id"])
             if state in ("READY", "REJECTED"):
                 summary = {"classes": classes or CLASSES, "statistics": STATISTICS, "n_findings": 0}
-                become(session, row, state, content_hash="ab" * 32, summary=summary, findings=[], **changes)
+                facts = {"content_hash": "ab" * 32, "summary": summary, "findings": []} | changes
+                become(session, row, state, **facts)
         return str(made["id"])
+
+    def add_source(self, backbone: str = "resnet18", classes: list[str] | None = None) -> str:
+        """Registered weights."""
+        source = new_id("source")
+        blob = self.keep_blob(source, f"{self.workspace_id}/sources/{source}/weights.safetensors", b"weights")
+        with transaction(self.site.engine) as session:
+            row = SourceRow(
+                id=source, workspace_id=self.workspace_id, name="mine", backbone=backbone, blob=blob, size_bytes=7,
+                sha256="0" * 64, n_classes=len(classes or []), classes=classes or [], licence="MIT",
+            )  # fmt: skip
+            session.add(row)
+        return source
 
     def add_job(self, state: str = "WAITING", dataset_id: str | None = None, **changes: Any) -> str:
         """A job; when COMPLETE with a bundle and a best trial whose checkpoint is kept."""

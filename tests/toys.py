@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
+from domain.catalogue import PartFacts
 from domain.job import Objective
 from domain.lot import LotOrder, SourceFiles, TeacherFiles, TrialOrder
 from domain.recipe import Part, Recipe
@@ -78,13 +79,21 @@ def make_recipe(backbone: str = "tiny_smallnet", **given: Any) -> Recipe:
     return Recipe.model_validate(values)
 
 
+def demanded(*parts: PartFacts) -> dict[str, Any]:
+    """What parts ask of the rest of the recipe, where that is not what `make_recipe` gives."""
+    asked = {path: values[0] for part in parts for path, values in part.demands.items()}
+    return {"batch_norm": "eval", **{path: value for path, value in asked.items() if "." not in path}}
+
+
 def make_order(
     recipe: Recipe, pack: Path, source: Path | None, scratch: Path, *, n_folds: int = 1, objective: str = "accuracy",
-    resume: Path | None = None, teacher: TeacherFiles | None = None, n_classes: int = 3, **given: Any,
+    resume: Path | None = None, teacher: TeacherFiles | None = None, source_pack: Path | None = None,
+    n_classes: int = 3, **given: Any,
 ) -> LotOrder:  # fmt: skip
     trial = TrialOrder(
         trial_id="tr_1", number=0, recipe=recipe, pack=str(pack), resume=None if resume is None else str(resume),
-        source=SourceFiles(weights=None if source is None else str(source), n_classes=7), teacher=teacher,
+        source=SourceFiles(weights=None if source is None else str(source), n_classes=7),
+        teachers=() if teacher is None else (teacher,), source_pack=None if source_pack is None else str(source_pack),
     )  # fmt: skip
     return LotOrder.model_validate({
         "lot_id": "lot_1", "fence": 1, "trials": (trial,), "objective": Objective.model_validate({"name": objective}),

@@ -24,6 +24,7 @@ from domain.catalogue import Preprocessing
 from domain.errors import Conflict
 from domain.recipe import Recipe
 from intake.packs import Pack
+from models.ensemble import Ensemble
 from models.network import Network
 from models.weights import save_weights
 from transfer.evaluate import Floats, Ints, PixelNetwork, evaluation_pixels, predict, softmax
@@ -66,7 +67,7 @@ class ExportedNetwork(nn.Module):
 
 
 def export(
-    network: Network,
+    network: Network | Ensemble,
     *,
     recipe: Recipe,
     classes: Sequence[str],

@@ -202,19 +202,21 @@ def _network(order: FinishOrder, preprocessing: Preprocessing) -> str:
     taught = (
         "" if recipe.distillation is None else " It learned from a teacher as well, whose licence may have a say too."
     )
-    return "\n".join(
-        [
-            "## Network",
-            "",
-            f"{recipe.backbone} with a {recipe.head.kind} head; source `{recipe.source}`; parts: {parts}; trial "
-            f"{order.winner.number}. `recipe.json` holds everything needed to train it again.",
-            "",
-            f"Input: upright RGB, short side to {preprocessing.resize} ({preprocessing.interpolation}), centre crop "
-            f"{preprocessing.crop}; `preprocess.py` does it, and the ONNX graph normalises.",
-            "",
-            f"Licence of the source weights: {licence}; see `LICENSE-WEIGHTS.txt`.{taught}",
-        ]
-    )
+    lines = [
+        "## Network",
+        "",
+        f"{recipe.backbone} with a {recipe.head.kind} head; source `{recipe.source}`; parts: {parts}; trial "
+        f"{order.winner.number}. `recipe.json` holds everything needed to train it again.",
+        "",
+        f"Input: upright RGB, short side to {preprocessing.resize} ({preprocessing.interpolation}), centre crop "
+        f"{preprocessing.crop}; `preprocess.py` does it, and the ONNX graph normalises.",
+        "",
+        f"Licence of the source weights: {licence}; see `LICENSE-WEIGHTS.txt`.{taught}",
+    ]
+    if order.winner.remarks:
+        lines += ["", "Where the training departs from the letter of a method:", ""]
+        lines += [f"- {escape(remark)}" for remark in order.winner.remarks]
+    return "\n".join(lines)
 
 
 def _export(check: ExportCheck) -> str:

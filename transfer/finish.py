@@ -13,13 +13,13 @@ from domain.job import AnchorResult, Interval, JobResult
 from domain.lot import FinishCandidate, FinishOrder, FinishOutcome
 from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
-from models.build import build, member
+from models.build import member
+from models.ensemble import Ensemble
 from models.facts import preprocessing_of
 from models.network import Network
-from models.weights import load_start
 from transfer import bundle, card, evaluate
+from transfer.checkpoint import open_checkpoint
 from transfer.evaluate import Floats, Ints, PixelNetwork
-from transfer.parts import bind_all
 
 TEST = 2  # as packs number the splits
 
@@ -56,7 +56,7 @@ def finish(order: FinishOrder) -> FinishOutcome:
     recipe = order.winner.recipe
     preprocessing = preprocessing_at(recipe, pack)
     check = bundle.export(
-        network_of(order.winner, len(order.classes)),
+        _network_of(order.winner, order),
         recipe=recipe, classes=order.classes, preprocessing=preprocessing, temperature=temperature,
         licence=licence_note(order), pack=pack, folder=folder, device=order.device, n_threads=order.n_threads,
     )  # fmt: skip
@@ -75,14 +75,8 @@ def finish(order: FinishOrder) -> FinishOutcome:
     return FinishOutcome(result=result, bundle=str(path), tests=tests)
 
 
-def network_of(candidate: FinishCandidate, n_classes: int) -> Network:
-    """The trained network, on the CPU, in evaluation mode."""
-    network = build(candidate.recipe.backbone, n_classes=n_classes, head=candidate.recipe.head.kind)
-    for part in bind_all(candidate.recipe):
-        if part.says("rebuild"):  # the file's weights belong to the network as its parts have changed it
-            network = part.call("rebuild", network, torch.Generator().manual_seed(0)).net
-    load_start(network, Path(candidate.weights), with_head=True)
-    return network.eval()
+def _network_of(candidate: FinishCandidate, order: FinishOrder) -> Network | Ensemble:
+    return open_checkpoint(candidate.recipe, Path(candidate.weights), len(order.classes))
 
 
 def preprocessing_at(recipe: Recipe, pack: Pack) -> Preprocessing:
@@ -98,7 +92,7 @@ def examine(candidate: FinishCandidate, order: FinishOrder) -> Examined:
     rows = np.flatnonzero(np.asarray(pack.split) == TEST)
     if len(rows) == 0:
         raise Invalid("test_empty", "the test split has no items, so nothing can be said about the result")
-    network = PixelNetwork(network_of(candidate, len(order.classes)), preprocessing_at(candidate.recipe, pack))
+    network = PixelNetwork(_network_of(candidate, order), preprocessing_at(candidate.recipe, pack))
     logits = evaluate.predict(network, pack, rows, device=order.device)
     return Examined(candidate, logits, np.asarray(pack.labels[rows]), tuple(pack.ids[row] for row in rows))
 

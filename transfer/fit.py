@@ -105,10 +105,11 @@ class _Trial:
         setting = Setting(self.order, self.trial, self._stopped)
         saved = self._read_resume_point()
         while self.fold < setting.n_fits:
+            self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
-            if saved is not None:
+            if saved is not None and saved[0]["run"] is not None:
                 self.run.restore(saved[0]["run"], below(saved[1], "run"))
-                saved = None
+            saved = None
             for sight in self.run.run():
                 yield self._report(sight, setting.n_fits)
                 self._mark = time.perf_counter()  # what the reader of a report does is not the trial's cost
@@ -136,8 +137,15 @@ class _Trial:
         closed = next((o.choice for o in run.outcomes if o.choice is not None), None)
         self.folds.append({"logits": run.logits, "candidates": run.candidates, "choice": closed})
         self.fold += 1
+        self._remark(run)
         if self.fold < setting.n_fits:
             setting.give_back(run.net)
+
+    def _remark(self, run: FoldRun) -> None:
+        """Each sentence once, whichever fold says it."""
+        known = self.facts.get("remarks", [])
+        if new := [sentence for sentence in run.bench.remarks if sentence not in known]:
+            self.facts["remarks"] = [*known, *new]
 
     def _pooled_choice(self, setting: Setting) -> int | None:
         """The strength that is best over all folds' held-out predictions together, for the closing fit."""
@@ -195,16 +203,17 @@ class _Trial:
 
     def save(self, folder: Path) -> None:
         run = self.run
-        if run is None:
+        if run is None and self.state != "PAUSED":
             raise RuntimeError("a resume point can be saved after a report or a pause, not before or after the trial")
-        tensors = {f"run/{name}": tensor for name, tensor in run.tensors().items()}
+        tensors = {} if run is None else {f"run/{name}": tensor for name, tensor in run.tensors().items()}
         for place, fold in enumerate(self.folds):
             for kind in ("logits", "candidates"):
                 if fold[kind] is not None:
                     tensors[f"fold/{place}/{kind}"] = torch.from_numpy(fold[kind])
         facts = {
             "fingerprint": resume.fingerprint(self.order, self.trial), "fold": self.fold, "cost_s": self.cost_s,
-            "value": self.value, "choices": [fold["choice"] for fold in self.folds], "run": run.facts(),
+            "value": self.value, "choices": [fold["choice"] for fold in self.folds],
+            "run": None if run is None else run.facts(), "remarks": self.facts.get("remarks", []),
         }  # fmt: skip
         resume.write(folder, facts, tensors)
 
@@ -217,6 +226,8 @@ class _Trial:
             return None
         facts, tensors = saved
         self.fold, self.cost_s, self.value = facts["fold"], facts["cost_s"], facts["value"]
+        if facts["remarks"]:
+            self.facts["remarks"] = facts["remarks"]
         for place, choice in enumerate(facts["choices"]):
             found = below(tensors, f"fold/{place}")
             self.folds.append({

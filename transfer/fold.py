@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from domain.errors import Invalid
-from models.network import HEAD
+from models.ensemble import mean_logits
 from transfer.bench import Bench
+from transfer.checkpoint import join_members
 from transfer.closed_form import logits_of, solve_path
 from transfer.loop import Loop, below
 from transfer.phase import Outcome, Phase, Plan, covers
@@ -42,6 +43,13 @@ class Best:
     log_loss: float
 
 
+class Member(NamedTuple):
+    """One network of an ensemble: its checkpoint, its predictions on val."""
+
+    weights: dict[str, Tensor]
+    logits: Logits | None
+
+
 class FoldRun:
     """Fit number `fold` of a trial. `choice` is the strength that a closed form takes where no val can choose."""
 
@@ -54,6 +62,7 @@ class FoldRun:
         self.loop: Loop | None = None
         self.logits: Logits | None = None  # on val, of the weights this fit ends with
         self.candidates: Logits | None = None  # (S, n_val, C), where the last phase was a closed form
+        self.members: list[Member] = []  # of the ensemble that this fit ends with, where phases leave some
         self._steps_before = 0
         self._resumed: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
 
@@ -61,10 +70,7 @@ class FoldRun:
 
     def run(self) -> Iterator[Sight]:
         """Carry the phases out; yields at every evaluation, the last time at share 1."""
-        plan = Plan(
-            stages=self.net.stage_names, new=tuple(n for n in self.bench.new if n != HEAD),
-            steps=self.setting.recipe.steps, n_train=len(self.bench.train),
-        )  # fmt: skip
+        plan = self.bench.plan
         phases = _one_phase(plan) if self._planner is None else self._planner.call("phases", plan)
         phase: Phase | None = next(phases)
         for outcome in list(self.outcomes):  # on resume: replayed with the recorded outcomes
@@ -79,6 +85,8 @@ class FoldRun:
                 sight = yield from self._gradient(phase, index, self._n_steps(phase, plan))
             self.bench.note(phase)
             phase = _next(phases, self.outcomes[-1])
+            if phase is None and self.members:
+                sight = self._join(sight)
             # Whatever the phases left unspent is spent once the last one is over.
             yield sight._replace(share=1.0 if phase is None else min(sight.share, 1 - 1e-9))
 
@@ -90,7 +98,9 @@ class FoldRun:
         if self._resumed is not None:
             loop.restore(*self._resumed)
             self._resumed = None
-        for _ in loop.train():
+        if not loop.weights:  # such as a lone batch norm, where the recipe holds those
+            sight, _ = self._evaluate(loop)
+        for _ in loop.train() if loop.weights else ():
             sight, better = self._evaluate(loop)
             loop.n_bad = 0 if better else loop.n_bad + 1
             out_of_patience = phase.patience is not None and len(self.bench.val) and loop.n_bad >= phase.patience
@@ -121,9 +131,21 @@ class FoldRun:
                 self.net.get_parameter(name).copy_(average) if name in loop.weights else \
                     self.net.get_buffer(name).copy_(average)  # fmt: skip
         # Across folds the last weights count: they are what the closing fit, which has no val, will end with.
-        if phase.keep == "best" and self.best is not None and self.setting.n_fits == 1:
+        if phase.keep != "last" and self.best is not None and self.setting.n_fits == 1:
             self._load_state(self.best.state)
             self.logits = self.best.logits
+        if phase.keep == "member":
+            self.members.append(Member({n: t.clone() for n, t in self._own_weights().items()}, self.logits))
+
+    def _join(self, sight: Sight) -> Sight:
+        """What the ensemble of all members is worth on val."""
+        logits = [torch.from_numpy(m.logits) for m in self.members if m.logits is not None]
+        if not logits:
+            return sight
+        joined: Logits = mean_logits(logits).numpy()
+        self.logits = joined
+        value, found = measure(self.setting, joined, self.bench.val_labels)
+        return sight._replace(value=value, terms=sight.terms | {f"val/{name}": v for name, v in found.items()})
 
     def _evaluate(self, loop: Loop) -> tuple[Sight, bool]:
         """Look at val, and keep a copy of the network if it was never better."""
@@ -136,7 +158,7 @@ class FoldRun:
             better = self.best is None or rank > self.best.rank
             if better:
                 state = {}
-                if self._planner or (loop.phase.keep == "best" and self.setting.n_fits == 1):
+                if self._planner or (loop.phase.keep != "last" and self.setting.n_fits == 1):
                     with loop.averaged():
                         state = self._copy_state(self.best.state if self.best else None)
                 self.best = Best(rank, self.logits, state, value, found["log_loss"])
@@ -202,13 +224,19 @@ class FoldRun:
             tensor.copy_(state[name])
 
     def weights(self) -> dict[str, Tensor]:
-        """The checkpoint: everything but what exists for training alone."""
+        """The checkpoint: everything but what exists for training alone; of every member where there are several."""
+        if self.members:
+            return join_members([member.weights for member in self.members])
+        return self._own_weights()
+
+    def _own_weights(self) -> dict[str, Tensor]:
         return {n: t for n, t in self.net.state_dict().items() if not covers(self.bench.train_only, n)}
 
     def facts(self) -> dict[str, Any]:
         best = self.best
         return {
-            "choice": self.choice, "steps_before": self._steps_before,
+            "choice": self.choice, "steps_before": self._steps_before, "n_beginnings": self.bench.n_beginnings,
+            "n_members": len(self.members),
             "outcomes": [outcome.to_json() for outcome in self.outcomes],
             "loop": None if self.loop is None else self.loop.facts(),
             "best": None if best is None else {"rank": best.rank, "value": best.value, "log_loss": best.log_loss},
@@ -223,6 +251,10 @@ class FoldRun:
             found["logits"] = torch.from_numpy(self.logits)
         if self.candidates is not None:
             found["candidates"] = torch.from_numpy(self.candidates)
+        for m, member in enumerate(self.members):
+            found |= {f"member/{m}/{name}": tensor for name, tensor in member.weights.items()}
+            if member.logits is not None:
+                found[f"member_logits/{m}"] = torch.from_numpy(member.logits)
         if self.bench.previous is not None:
             found |= {f"previous/{name}": tensor for name, tensor in self.bench.previous.state_dict().items()}
         if self.loop is not None:
@@ -234,6 +266,10 @@ class FoldRun:
         self._load_state(below(tensors, "net"))
         self.outcomes[:] = [Outcome(**outcome) for outcome in facts["outcomes"]]
         self.choice, self._steps_before = facts["choice"], facts["steps_before"]
+        self.bench.n_beginnings = facts["n_beginnings"]
+        for m in range(facts["n_members"]):
+            voted = tensors.get(f"member_logits/{m}")
+            self.members.append(Member(below(tensors, f"member/{m}"), None if voted is None else voted.numpy()))
         self.logits = tensors["logits"].numpy() if "logits" in tensors else None
         self.candidates = tensors["candidates"].numpy() if "candidates" in tensors else None
         if facts["best"] is not None:

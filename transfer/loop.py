@@ -6,7 +6,7 @@ tensors of `tensors()` and the counters of `facts()` are all that an interrupted
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
-from transfer.bench import Bench
-from transfer.optimizers import OPTIMIZERS, Group, Optimizer, cosine
+from models.network import Seen
+from transfer.bench import Bench, Drawn, Pools
+from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
-from transfer.phase import Phase, covers
+from transfer.phase import OptimizerSpec, Phase, covers
 from transfer.prefix import Prefix, open_prefix
 from transfer.step import PartState, Step, View, Weights
 from transfer.views import Items
@@ -47,42 +48,47 @@ class Loop:
         self._after = [(part, self.states[part.key]) for part in bench.parts if part.says("after_step")]
         self._losses = [p for p in bench.parts if p.says("loss") and p.slot != "distillation"]
         self._distillations = [p for p in bench.parts if p.says("loss") and p.slot == "distillation"]
-        self._needs_taps = any("taps" in part.needs for part in bench.parts)
-        self._wants_input_gradient = any(getattr(part.module, "INPUT_GRADIENT", False) for part in bench.parts)
+        self._needs_taps = any("taps" in part.needs or part.flag("CONV_TAPS") for part in bench.parts)
+        self._wants_input_gradient = any(part.flag("INPUT_GRADIENT") for part in bench.parts)
         self._draw = next((part for part in bench.parts if part.says("draw")), None)
         self.n_bad = 0  # evaluations since the best one
         self._sums: dict[str, Tensor] = {}
         self._n_summed = 0
-        self._items: Items = bench.train
+        self._drawn = Drawn(bench.train)
+        self._draw_state: dict[str, Tensor] = {}
         self._set_trainable()
         self.optimizer = self._make_optimizer()
+        if not self.optimizer.decoupled:
+            self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
         self._choose_prefix()
         self._evaluations = self._when_to_evaluate()
 
     # --- set-up
 
     def _set_trainable(self) -> None:
-        trainable = self.phase.trainable
+        def trains(name: str) -> bool:
+            return covers(self.phase.trainable, name) and not covers(self.bench.frozen, name)
+
         norms = {
             name: module for name, module in self.net.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)
         }  # fmt: skip
-        # Which batch norms only look at the running statistics: those of frozen stages, and by the recipe's mode those
-        # that came from the source. What has no start has no statistics worth keeping.
+        # Which batch norms only look at the running statistics: those that are not trained, and by the recipe's mode
+        # those that came from the source. What has no start has no statistics worth keeping.
         new, mode = self.bench.new, self.recipe.batch_norm
-        frozen = {name for name in norms if not covers(trainable, name)}
+        frozen = {name for name in norms if not trains(name)}
         held = {name for name in norms if mode != "train" and not covers(new, name)}
         self._still_norms = [norms[name] for name in frozen | held]
         still_affine = held if mode == "frozen" else set()
         self.tensors_of_net: dict[str, Tensor] = {}
         for name, weight in self.net.named_parameters():
-            wanted = covers(trainable, name) and name.rpartition(".")[0] not in still_affine
+            wanted = trains(name) and name.rpartition(".")[0] not in still_affine
             weight.requires_grad_(wanted)
             weight.grad = None
             if wanted:
                 self.tensors_of_net[name] = weight
         self._still_units = [
-            self.net.get_submodule(unit) for unit in (*self.net.stage_names, "head")
+            module for unit, module in self.net.named_children()
             if not any(covers((unit,), name) for name in self.tensors_of_net)
         ]  # fmt: skip
         self._train_mode()
@@ -92,11 +98,12 @@ class Loop:
         }  # fmt: skip
         self.weights = Weights(
             self.tensors_of_net, self.bench.start, buffers=moving,
-            decoupled=OPTIMIZERS[self.recipe.optimizer.name].decoupled,
+            decoupled=OPTIMIZERS[self.recipe.optimizer.name].decoupled, prepared=self.bench.prepared,
         )  # fmt: skip
         self._random_layers = any(
-            module.training and module.p > 0 for module in self.net.modules() if isinstance(module, RANDOM_LAYERS)
-        )
+            (isinstance(module, RANDOM_LAYERS) and module.p > 0) or getattr(module, "draws_at_random", False)
+            for module in self.net.modules() if module.training
+        )  # fmt: skip
 
     def _train_mode(self) -> None:
         self.net.train()
@@ -106,15 +113,16 @@ class Loop:
     def _make_optimizer(self) -> Optimizer:
         """One group per stage, the head's own, and one per part of the net that the phase names."""
         given, stages = self.recipe.optimizer, self.net.stage_names
+        specs = {**{name: OptimizerSpec(lr=lr) for name, lr in self.bench.rates.items()}, **self.phase.optimizer}
         groups: dict[tuple[str, float, float], list[str]] = {}
         for name in self.weights:
             unit = name.partition(".")[0]
             lr, momentum = given.lr_head, given.momentum
             if unit in stages and not covers(self.bench.new, name):
                 lr *= given.inner_ratio * given.stage_decay ** (len(stages) - 1 - stages.index(unit))
-            special = next((p for p in self.phase.optimizer if covers((p,), name)), None)
+            special = next((p for p in specs if covers((p,), name)), None)
             if special is not None:
-                spec = self.phase.optimizer[special]
+                spec = specs[special]
                 lr = given.lr_head if spec.lr is None else spec.lr
                 momentum = given.momentum if spec.momentum is None else spec.momentum
             groups.setdefault((special or unit, lr, momentum), []).append(name)
@@ -129,12 +137,16 @@ class Loop:
         self.depth = units.index(True) if True in units else len(units)
         self.prefix: Prefix | None = None
         self._trains_on_prefix = False
-        if self.depth == 0 or self._wants_input_gradient or self._needs_taps:
+        if self.depth == 0 or self._wants_input_gradient or self._needs_taps or self.bench.whole:
             return
         prefix = open_prefix(self.setting, self.depth, untouched=not self.bench.touched(self.depth))
-        looks_back = any(part.needs & {"teacher", "source_head"} for part in self.bench.parts)  # they want the inputs
+        # Who looks at the inputs themselves needs them: teachers, a previous generation among them, and source heads.
+        looks_back = self.phase.teacher == "previous" or any(
+            part.needs & {"teacher", "source_head"} for part in self.bench.parts
+            if part.slot != "regularizer"  # a penalty looks at weights alone
+        )  # fmt: skip
         trains = (
-            self.setting.task.fixed_views(self.recipe.data) and not looks_back
+            self.setting.task.fixed_views(self.recipe.data) and not self._mixup and not looks_back
             and self.n_steps * self.recipe.data.batch_size >= len(self.bench.train)
         )  # fmt: skip
         wanted = np.concatenate([self.bench.train, self.bench.val]) if trains else self.bench.val
@@ -143,68 +155,79 @@ class Loop:
             self.prefix, self._trains_on_prefix = prefix, trains
         self._train_mode()
 
+    @property
+    def _mixup(self) -> float:
+        return self.recipe.data.mixup_alpha if self.phase.mixup_alpha is None else self.phase.mixup_alpha
+
     # --- the loop
 
     def train(self) -> Iterator[None]:
         """Take the remaining steps; yields after each one at which the network should be evaluated."""
-        self._open_epoch()
-        rate = self.recipe.optimizer.warmup_frac
+        if not self.step:
+            self._open_epoch()
         while self.step < self.n_steps:
             self.bench.ask()
             if self.batch == self._n_batches:
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._open_epoch()
-            size = self.recipe.data.batch_size
-            self._train_step(self._items[self.batch * size : (self.batch + 1) * size], rate)
+            self._train_step(self.recipe.optimizer.warmup_frac)
             self.batch += 1
             self.step += 1
             if self.step in self._evaluations or self.step == self.n_steps:
                 yield
 
-    def _train_step(self, items: Items, warmup_frac: float) -> None:
+    def _train_step(self, warmup_frac: float) -> None:
         if self._random_layers:  # dropout draws from the global state: no other way in
-            torch.manual_seed(self.seed + self.step)
-        total = self._total(self._step(items))
+            torch.manual_seed((self.seed + self.step) & (2**63 - 1))
+        total = self._total(self._step())
         total.backward()
-        factor = cosine(self.step, self.n_steps, warmup_frac)
+        factor = self.phase.rate(self.step, self.n_steps, warmup_frac)
         self.optimizer.step(factor)
         if self._after:
             rates = self.optimizer.rates(factor)
             with torch.no_grad():
                 for part, state in self._after:
+                    state.progress = self.step / self.n_steps
                     part.call("after_step", self.weights, self.bench.start, rates, state)
         if self.setting.device.type == "cpu" or self.step % CHECK_EVERY_ON_DEVICE == 0:
             self.check()
 
-    def _step(self, items: Items) -> Step:
-        problem, data = self.setting.problem, self.recipe.data
+    def _step(self) -> Step:
+        problem, data, size = self.setting.problem, self.recipe.data, self.recipe.data.batch_size
+        window = slice(self.batch * size, (self.batch + 1) * size)
+        items = self._drawn.items[window]
         if self._trains_on_prefix and self.prefix is not None:
             inputs, depth = self.prefix.read(items), self.depth
         else:
             inputs, depth = problem.training_inputs(items, self.seed, self.epoch, data), 0
         targets = problem.targets(items)
-        if data.mixup_alpha > 0:
-            share = float(np.random.default_rng((self.seed, self.step)).beta(data.mixup_alpha, data.mixup_alpha))
+        if self._mixup > 0:
+            share = float(np.random.default_rng((self.seed, self.step)).beta(self._mixup, self._mixup))
             inputs, targets = self.setting.task.mix(inputs, targets, share, problem.n_classes)
         if self._wants_input_gradient:
             inputs.requires_grad_(True)
         return Step(
             inputs=inputs, targets=targets, weights=self.weights, progress=self.step / self.n_steps,
-            seed=(self.seed, self.step, 1), prepared=self.bench.prepared,
+            seed=(self.seed, self.step, 1), prepared=self.bench.prepared, net=self.net,
             student=View(lambda x: self._student(x, depth), inputs, attached=True),
+            look=lambda x: View(lambda y: self._student(y, 0), x, attached=True),
             source=lambda: View(self.bench.look_source, inputs, attached=False),
             teacher=lambda: View(self.bench.look_teacher, inputs, attached=False),
-            task_loss=self._task_loss,
+            task_loss=self._task_loss, source_batch=self._source_batch(window),
         )  # fmt: skip
 
-    def _student(self, inputs: Tensor, depth: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        taps: Mapping[str, Tensor] = {}
+    def _source_batch(self, window: slice) -> Callable[[], tuple[Tensor, Tensor]] | None:
+        """Views of the rows of the source dataset that were drawn beside these items."""
+        rows, data = self._drawn.source, self.bench.source_data
+        if rows is None or data is None:
+            return None
+        chosen, seed = rows[window], (self.seed + 1) & (2**64 - 1)
+        return lambda: data.training_batch(chosen, seed, self.epoch, self.recipe.data)
+
+    def _student(self, inputs: Tensor, depth: int) -> Seen:
         with self.setting.autocast():
-            if self._needs_taps:
-                logits, taps = self.net.suffix_with_taps(inputs, depth)
-            else:
-                logits = self.net.suffix(inputs, depth)
-        return logits.float(), taps
+            seen = self.net.look(inputs, depth, convs=self.setting.conv_taps)
+        return seen._replace(logits=seen.logits.float())
 
     def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.setting.task.loss(logits, targets, label_smoothing=self.recipe.data.label_smoothing)
@@ -236,12 +259,23 @@ class Loop:
     def _open_epoch(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch, 2))
         if self._draw is None:
-            self._items = rng.permutation(self.bench.train)
+            self._drawn = Drawn(rng.permutation(self.bench.train))
         else:
             outcome = self.bench.outcomes[-1] if self.bench.outcomes else None
-            self._items = self._draw.call("draw", self.bench.pools, outcome, rng)
+            self._drawn = self._draw.call("draw", self._pools(), outcome, rng)
+
+    @property
+    def _n_batches(self) -> int:
         # What is left over at the end of an epoch is dropped: a batch of two spoils batch norm. It comes again.
-        self._n_batches = max(1, len(self._items) // self.recipe.data.batch_size)
+        return max(1, len(self._drawn.items) // self.recipe.data.batch_size)
+
+    def _pools(self) -> Pools:
+        bench = self.bench
+        return Pools(
+            bench.train, bench.train_labels, bench.prepared, self.index,
+            n_source=0 if bench.source_data is None else len(bench.source_data.items),
+            predict=lambda: self._predict(bench.train, None), state=self._draw_state,
+        )  # fmt: skip
 
     def _when_to_evaluate(self) -> range:
         """Steps after which to evaluate: ends of epochs, thinned out; within epochs where those are few."""
@@ -275,13 +309,16 @@ class Loop:
 
     def predict(self, items: Items) -> NDArray[np.float32]:
         """Logits (N, C), in eval mode, averaged weights in place of the live ones where a part keeps an average."""
+        return self._predict(items, self.prefix)
+
+    def _predict(self, items: Items, prefix: Prefix | None) -> NDArray[np.float32]:
         found = []
         self.net.eval()
         with self.averaged(), torch.inference_mode(), self.setting.autocast():
             for at in range(0, len(items), 64):
                 chunk = items[at : at + 64]
-                if self.prefix is not None:
-                    logits = self.net.suffix(self.prefix.read(chunk), self.depth)
+                if prefix is not None:
+                    logits = self.net.suffix(prefix.read(chunk), self.depth)
                 else:
                     logits = self.net(self.setting.problem.evaluation_inputs(chunk))
                 found.append(logits.float())
@@ -311,6 +348,9 @@ class Loop:
     def tensors(self) -> dict[str, Tensor]:
         found = {f"optimizer/{key}": tensor for key, tensor in self.optimizer.state.items()}
         found |= {f"sum/{name}": total for name, total in self._sums.items()}
+        # Kept, not drawn again: what was drawn may depend on what the network was when the epoch began.
+        found |= {f"drawn/{k}": torch.from_numpy(v) for k, v in self._drawn._asdict().items() if v is not None}
+        found |= {f"draw_state/{name}": tensor for name, tensor in self._draw_state.items()}
         for key, state in self.states.items():
             found |= {f"average/{key}/{name}": tensor for name, tensor in state.averaged.items()}
             found |= {f"part/{key}/{name}": tensor for name, tensor in state.tensors.items()}
@@ -320,6 +360,8 @@ class Loop:
         self.step, self.epoch, self.batch = facts["step"], facts["epoch"], facts["batch"]
         self._n_summed, self.n_bad = facts["n_summed"], facts["n_bad"]
         self._sums = {n: t.to(self.setting.device) for n, t in below(tensors, "sum").items()}
+        self._drawn = Drawn(**{name: rows.numpy() for name, rows in below(tensors, "drawn").items()})
+        self._draw_state = below(tensors, "draw_state")
         self.optimizer.restore(below(tensors, "optimizer"))
         live = {**self.weights.tensors, **self.weights.buffers}
         for key, state in self.states.items():

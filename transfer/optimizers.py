@@ -6,11 +6,13 @@ The trajectories are those of `torch.optim.SGD` and `torch.optim.AdamW` (weight_
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Rate = Callable[[int, int, float], float]  # step, n_steps, warmup_frac -> factor of the peak rate
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -31,6 +33,21 @@ def cosine(step: int, n_steps: int, warmup_frac: float) -> float:
     if step < n_warm:
         return (step + 1) / (n_warm + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - n_warm) / max(1, n_steps - n_warm)))
+
+
+def constant(step: int, n_steps: int, warmup_frac: float) -> float:  # noqa: ARG001
+    """The peak rate throughout."""
+    return 1.0
+
+
+def stairs(boundaries: Sequence[float], n_warm: int = 0, factor: float = 0.1) -> Rate:
+    """Times `factor` at each of `boundaries`, shares of all steps, after a linear warm-up of `n_warm` steps."""
+
+    def rate(step: int, n_steps: int, warmup_frac: float) -> float:  # noqa: ARG001
+        warm = min(1.0, (step + 1) / n_warm) if n_warm else 1.0
+        return warm * factor ** sum(step >= share * n_steps for share in boundaries)
+
+    return rate
 
 
 class Optimizer:

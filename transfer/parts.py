@@ -1,11 +1,14 @@
 """The registered parts. A part is one file of a slot's folder, the file's name is its registered name.
 
-What a file may say: SPACE (param -> range), NEEDS, CLASHES, SEARCHED, and any of the six functions that `fit` calls:
+What a file may say: SPACE (param -> range), NEEDS, NEEDS_BY (param -> value -> need), CLASHES, DEMANDS (place in the
+recipe -> the values it works with), SEARCHED; ADDS_WEIGHTS if the finished network stays larger for it, INPUT_GRADIENT
+if its loss differentiates with respect to inputs, CONV_TAPS if it looks at last convolutions; and any of the six
+functions that `fit` calls:
 
     prepare(bench, **params) -> dict[str, Tensor]               once per fit, before training, the network at its start
-    rebuild(net, rng, **params) -> Rebuilt                      change the network
+    rebuild(net, site, **params) -> Rebuilt                     change the network
     phases(plan, **params) -> Generator[Phase, Outcome, None]   at most one part of a recipe
-    draw(pools, outcome, rng, **params) -> ndarray              the items of the coming epoch
+    draw(pools, outcome, rng, **params) -> Drawn                the items of the coming epoch
     loss(step, **params) -> Tensor                              () added to the task loss; a distillation's replaces it
     after_step(weights, start, lr, state, **params) -> None     in place, after every optimizer step
 """
@@ -48,6 +51,9 @@ class BoundPart:
     def says(self, function: str) -> bool:
         return function in self.functions
 
+    def flag(self, name: str) -> bool:
+        return bool(getattr(self.module, name, False))
+
     def call(self, function: str, *args: Any) -> Any:
         return self.functions[function](*args, **self.params)
 
@@ -72,7 +78,10 @@ def facts(slot: str, name: str) -> PartFacts:
     module = load(slot, name)
     return PartFacts(
         slot=slot, name=name, summary=(module.__doc__ or "").strip().partition("\n")[0],
-        space=_space(module), needs=tuple(getattr(module, "NEEDS", ())), clashes=tuple(getattr(module, "CLASHES", ())),
+        space=_space(module), needs=tuple(getattr(module, "NEEDS", ())),
+        needs_by={param: dict(table) for param, table in getattr(module, "NEEDS_BY", {}).items()},
+        clashes=tuple(getattr(module, "CLASHES", ())),
+        adds_weights=bool(getattr(module, "ADDS_WEIGHTS", False)), demands=dict(getattr(module, "DEMANDS", {})),
         functions=tuple(f for f in FUNCTIONS if hasattr(module, f)), searched=bool(getattr(module, "SEARCHED", False)),
     )  # fmt: skip
 
@@ -89,9 +98,11 @@ def bind(slot: str, part: Part) -> BoundPart:
 
 def bind_module(slot: str, name: str, module: Any, params: Mapping[str, Value]) -> BoundPart:
     defaults = {key: range_.default for key, range_ in _space(module).items()}
+    params = {**defaults, **params}
+    by_value = (table.get(str(params[param])) for param, table in getattr(module, "NEEDS_BY", {}).items())
     return BoundPart(
-        slot=slot, name=name, module=module, params={**defaults, **params},
-        needs=frozenset(getattr(module, "NEEDS", ())),
+        slot=slot, name=name, module=module, params=params,
+        needs=frozenset((*getattr(module, "NEEDS", ()), *(need for need in by_value if need is not None))),
         functions={f: getattr(module, f) for f in FUNCTIONS if hasattr(module, f)},
     )  # fmt: skip
 

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 from models.network import Network
+from transfer.optimizers import Rate, cosine
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class Phase:
 
     `terms` weighs the task loss ("task") and the losses of parts (by name or slot); empty: everything counts once,
     otherwise what is not named counts nothing. `share` is the part of the fit's steps, None takes what is left.
-    "best" is the best evaluation on val of this fit since it last began from the start, whichever phase it fell into.
+    "best" is the best evaluation on val of this fit since it last began from the start, whichever phase it fell into;
+    what begins again from the start gets a head of a new seed. `keep` says with which weights the phase ends; those of
+    a "member" join the ensemble that the fit then ends with, its probabilities averaged.
     `patience` ends the phase after so many evaluations on val in a row that were no better than the best.
     """
 
@@ -44,7 +50,9 @@ class Phase:
     share: float | None = None
     patience: int | None = None
     solve: Literal["gradient", "closed_form"] = "gradient"
-    keep: Literal["last", "best"] = "best"
+    keep: Literal["last", "best", "member"] = "best"
+    rate: Rate = cosine  # factor of the peak learning rates over the steps of this phase
+    mixup_alpha: float | None = None  # None: the recipe's
 
     def weight(self, term: str, progress: float, *aliases: str) -> float:
         """How much a term counts at `progress` in [0, 1] of this phase."""
@@ -76,19 +84,37 @@ class Plan:
     new: tuple[str, ...]  # stages whose weights were re-initialised or added; the head is always new
     steps: int
     n_train: int
+    children: tuple[tuple[str, ...], ...] = ()  # per stage, the parts it is made of that hold weights: blocks, layers
+    batch_size: int = 64
+    lr_head: float = 1e-2
 
     @property
     def everything(self) -> tuple[str, ...]:
         return (*self.stages, "head", *(n for n in self.new if n not in self.stages))
 
 
+class Site(NamedTuple):
+    """What `rebuild` may look at. A finished network is rebuilt with `rng` and `n_classes` alone."""
+
+    rng: torch.Generator
+    n_classes: int
+    source_head: Mapping[str, Tensor] | None = None  # of the source as loaded
+    n_source_classes: int = 0  # of the source dataset, 0 without one
+    teacher: Network | None = None
+
+
 class Rebuilt(NamedTuple):
-    """What `rebuild` returns: the changed network, prefixes of weights that have no start any more, and prefixes of
-    weights that exist for training alone and are left out of the checkpoint."""
+    """What `rebuild` returns: the changed network, and prefixes of names of its weights.
+
+    Weights that came from the source keep their names: by these they are matched with their start.
+    """
 
     net: Network
-    new: tuple[str, ...] = ()
-    train_only: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()  # have no start: added, or drawn anew
+    train_only: tuple[str, ...] = ()  # are left out of the checkpoint; all that parts other than surgery may add
+    frozen: tuple[str, ...] = ()  # are trained in no phase; batch norms among them only look at running statistics
+    rates: Mapping[str, float] = {}
+    whole: bool = False  # the network needs its raw input and cannot be cut between stages
 
 
 def covers(prefixes: tuple[str, ...], name: str) -> bool:

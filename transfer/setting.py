@@ -5,31 +5,35 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from domain.errors import Invalid
-from domain.lot import LotOrder, TrialOrder
+from domain.lot import LotOrder, TeacherFiles, TrialOrder
 from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
 from models.build import build, member
+from models.ensemble import Ensemble
 from models.facts import facts_of, preprocessing_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
+from transfer.checkpoint import open_checkpoint
 from transfer.parts import BoundPart, bind_all
+from transfer.source_data import SourceData
 from transfer.views import Items
 from transfer.warm import Shelf, file_key
 
+Net = TypeVar("Net", Network, Ensemble, Network | Ensemble)
 TRAIN, VAL, TEST = 0, 1, 2
 
 PACKS: Shelf[Pack] = Shelf(8)
 PROBLEMS: Shelf[Any] = Shelf(4)
 STARTS: Shelf[Start] = Shelf(4)
 NETWORKS: Shelf[Network] = Shelf(4)  # at rest, borrowed and given back
-ONLOOKERS: Shelf[Network] = Shelf(2)  # sources and teachers: only ever looked at
+ONLOOKERS: Shelf[Network | Ensemble] = Shelf(6)  # sources and teachers: only ever looked at
 
 
 class Setting:
@@ -47,17 +51,33 @@ class Setting:
         # Layout pays for convolutions (1.6 times on depthwise ones), not for token networks.
         self.channels_last = _is_convolutional(self.recipe.backbone)
         self.preprocessing = preprocessing_of(member(self.recipe.backbone))
-        pack_key = file_key(Path(trial.pack) / "pack.json")
-        self.pack = PACKS.get(pack_key, lambda: open_pack(Path(trial.pack)))
-        self.pack_key = (pack_key, self.preprocessing, str(self.device), self.channels_last)
-        self.problem: Any = PROBLEMS.get(
-            (self.recipe.task, self.pack_key),
-            lambda: self.task.Problem(
-                self.pack, self.preprocessing, device=self.device, channels_last=self.channels_last
-            ),
-        )
+        self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
         weights = trial.source.weights
         self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
+
+    def _open(self, folder: Path) -> tuple[Pack, tuple[object, ...], Any]:
+        """A pack, what tells it from others, and it seen as a learning problem."""
+        file = file_key(folder / "pack.json")
+        pack = PACKS.get(file, lambda: open_pack(folder))
+        key = (file, self.preprocessing, str(self.device), self.channels_last)
+
+        def make() -> Any:
+            return self.task.Problem(pack, self.preprocessing, device=self.device, channels_last=self.channels_last)
+
+        return pack, key, PROBLEMS.get((self.recipe.task, key), make)
+
+    @cached_property
+    def source_data(self) -> SourceData | None:
+        """The source dataset, where the order names one."""
+        if self.trial.source_pack is None:
+            return None
+        pack, _, problem = self._open(Path(self.trial.source_pack))
+        return SourceData(pack, problem)
+
+    @property
+    def conv_taps(self) -> bool:
+        """Whether a part looks at the last convolutions of the stages."""
+        return any(part.flag("CONV_TAPS") for part in self.parts)
 
     @property
     def scratch(self) -> bool:
@@ -138,7 +158,7 @@ class Setting:
             head=start.head,
         )
 
-    def place(self, net: Network) -> Network:
+    def place(self, net: Net) -> Net:
         """The network on the device, in the memory layout that suits it."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return net.to(device=self.device).to(memory_format=layout)
@@ -155,25 +175,24 @@ class Setting:
                 net.head.load_state_dict(start.head)
             return onlooker(self.place(net))
 
-        return ONLOOKERS.get(("source", self.start_key, self.trial.source.n_classes), make)
+        found = ONLOOKERS.get(("source", self.start_key, self.trial.source.n_classes), make)
+        assert isinstance(found, Network)
+        return found
 
     @cached_property
-    def teacher(self) -> Network:
-        """The job's teacher, its head included."""
-        files = self.trial.teacher
-        if files is None:
-            raise ValueError("the recipe wants a teacher and the order has none")
+    def teachers(self) -> tuple[Network | Ensemble, ...]:
+        """The networks that the order names as teachers, their heads included."""
+        return tuple(self._teacher(files) for files in self.trial.teachers)
 
-        def make() -> Network:
-            net = build(files.backbone, n_classes=self.n_classes, head=files.head, seed=0)  # type: ignore[arg-type]
-            load_start(net, Path(files.weights), with_head=True)
-            return onlooker(self.place(net))
+    def _teacher(self, files: TeacherFiles) -> Network | Ensemble:
+        def make() -> Network | Ensemble:
+            return onlooker(self.place(open_checkpoint(files.recipe, Path(files.weights), self.n_classes)))
 
-        key = ("teacher", file_key(files.weights), files.backbone, files.head, self.n_classes, str(self.device))
+        key = ("teacher", file_key(files.weights), files.recipe.model_dump_json(), self.n_classes, str(self.device))
         return ONLOOKERS.get(key, make)
 
 
-def onlooker(net: Network) -> Network:
+def onlooker(net: Net) -> Net:
     """For good in eval mode and without gradients: no module holds it, so no `train()` reaches it."""
     for weight in net.parameters():
         weight.requires_grad_(False)

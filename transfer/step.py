@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]]  # inputs -> logits, features by tap
+from models.network import Network, Seen
+
+Forward = Callable[[Tensor], Seen]
 
 
 class Weights(Mapping[str, Tensor]):
@@ -21,11 +23,14 @@ class Weights(Mapping[str, Tensor]):
     def __init__(
         self, tensors: Mapping[str, Tensor], start: Mapping[str, Tensor], *,
         buffers: Mapping[str, Tensor] | None = None, decoupled: bool = False,
+        prepared: Mapping[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.tensors = dict(tensors)
         self.start = {name: start[name] for name in self.tensors if name in start}
         self.buffers = dict(buffers or {})  # floating-point state that moves with the weights: running statistics
         self.decoupled = decoupled  # the optimizer rescales gradients: penalties act in after_step instead of loss
+        self.prepared = dict(prepared or {})  # what the parts prepared, for their after_step
+        self.momentum: dict[str, float] = {}  # by weight, where the optimizer has any
         self._lists: dict[tuple[str, str], tuple[list[str], list[Tensor], list[Tensor]]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -69,22 +74,32 @@ class View:
         self._forward = forward
         self._inputs = inputs
         self._attached = attached
-        self._seen: tuple[Tensor, Mapping[str, Tensor]] | None = None
 
-    def _look(self) -> tuple[Tensor, Mapping[str, Tensor]]:
-        if self._seen is None:
-            with torch.set_grad_enabled(self._attached or self._inputs.requires_grad):
-                self._seen = self._forward(self._inputs)
-        return self._seen
+    @cached_property
+    def _seen(self) -> Seen:
+        with torch.set_grad_enabled(self._attached or self._inputs.requires_grad):
+            return self._forward(self._inputs)
 
     @property
     def logits(self) -> Tensor:  # (B, C), float32
-        return self._look()[0]
+        return self._seen.logits
 
     @property
     def features(self) -> Mapping[str, Tensor]:
-        """Feature maps by tap."""
-        return self._look()[1]
+        """Feature maps (B, c, h, w) by stage."""
+        return self._seen.features
+
+    @property
+    def pooled(self) -> Tensor:  # (B, D), the input of the head
+        return self._seen.pooled
+
+    @property
+    def convs(self) -> Mapping[str, Tensor]:
+        """Outputs (B, c, h, w) of the last convolution of each stage, before its batch norm.
+
+        Only in a recipe with a part that says `CONV_TAPS = True`.
+        """
+        return self._seen.convs
 
     def input_gradient(self, scalar: Tensor) -> Tensor:
         """Gradient of the sum of `scalar` (B,) with respect to the inputs, shaped as they are.
@@ -100,19 +115,23 @@ class Step:
 
     def __init__(
         self, *, inputs: Tensor, targets: Tensor, weights: Weights, progress: float, seed: tuple[int, ...],
-        prepared: Mapping[str, Tensor], student: View, source: Callable[[], View], teacher: Callable[[], View],
-        task_loss: Callable[[Tensor, Tensor], Tensor],
+        prepared: Mapping[str, Tensor], net: Network, look: Callable[[Tensor], View], source: Callable[[], View],
+        teacher: Callable[[], View], task_loss: Callable[[Tensor, Tensor], Tensor],
+        source_batch: Callable[[], tuple[Tensor, Tensor]] | None = None, student: View | None = None,
     ) -> None:  # fmt: skip
         self.inputs = inputs
         self.targets = targets  # (B,) class indices, or (B, C) probabilities after mixup
         self.weights = weights
         self.progress = progress  # of the phase, in [0, 1)
         self.prepared = prepared
-        self.student = student
+        self.net = net  # the student itself, for its named parts
+        self.look = look  # the student looking at other inputs
+        self.student = look(inputs) if student is None else student
         self._seed = seed
         self._source = source
         self._teacher = teacher
         self._task_loss = task_loss
+        self._source_batch = source_batch
 
     @property
     def start(self) -> Mapping[str, Tensor]:
@@ -130,6 +149,26 @@ class Step:
     def teacher(self) -> View:
         return self._teacher()
 
+    @property
+    def hard_targets(self) -> Tensor:  # (B,)
+        """The class of each item, the larger share of a mixture."""
+        return self.targets if self.targets.ndim == 1 else self.targets.argmax(1)
+
+    @cached_property
+    def source_batch(self) -> tuple[Tensor, Tensor]:
+        """Inputs and class indices of the items of the source dataset that `draw` has put beside these."""
+        if self._source_batch is None:
+            raise RuntimeError("no part of this recipe draws from the source dataset")
+        return self._source_batch()
+
+    @property
+    def source_inputs(self) -> Tensor:
+        return self.source_batch[0]
+
+    @property
+    def source_targets(self) -> Tensor:
+        return self.source_batch[1]
+
     @cached_property
     def rng(self) -> np.random.Generator:
         """Random numbers of this step alone: the same after a resume."""
@@ -144,5 +183,6 @@ class PartState:
     """
 
     n_steps: int = 0
+    progress: float = 0.0  # of the phase, set before each step
     tensors: dict[str, Tensor] = field(default_factory=dict)
     averaged: dict[str, Tensor] = field(default_factory=dict)

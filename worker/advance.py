@@ -14,14 +14,15 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from domain.catalogue import catalogue
-from domain.default_space import anchors
 from domain.errors import Conflict, GraftError
 from domain.job import JobSpec
 from domain.recipe import refusals
 from domain.states import JobState, LotState, TrialState
+from domain.teaching import N_ENSEMBLE, TEACHER, fixed_trials
 from search.study import Search, derive_seed
 from store.blob_rows import drop_ref
 from store.clock import now
+from store.events import tell
 from store.moves import become
 from store.session import after_commit
 from store.tables import JobRow, LotRow
@@ -29,6 +30,7 @@ from store.trials import (
     NewTrial,
     TrialSketch,
     best_trials,
+    borrowed_blobs,
     insert_lot,
     lots_of,
     set_trial_facts,
@@ -39,6 +41,7 @@ from store.trials import (
 from store.workers import live_workers
 from worker.context import Context
 from worker.searches import SEARCHES, read_history
+from worker.teachers import outlook
 
 log = logging.getLogger(__name__)
 
@@ -111,17 +114,19 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     spec = JobSpec.model_validate(job.spec)
     trials = sketch_trials(session, job.id)
     _free(context, session, job)
-    over = _why_over(session, job, spec, trials)
+    teaching = outlook(spec, trials)
+    over = _why_over(session, job, spec, trials) if teaching != "never" else "failures"
     if over is not None:
-        _end(context, session, job, trials, over)
+        _end(context, session, job, trials, over, _untaught(session, job, trials) if teaching == "never" else None)
         return None
     open_lots = lots_of(session, job.id, [LotState.WAITING, LotState.RUNNING])
     n_parallel = spec.parallel or max(1, len(live_workers(session, "trials", 3 * context.settings.heartbeat_s)))
     s_per_trial = float((job.estimate or {}).get("s_per_trial", 0.0))
     ahead = 2 if s_per_trial < context.settings.ask_ahead_below_s else 1
-    left = n_parallel * ahead - len(open_lots)
-    if spec.budget.trials is not None:
-        left = min(left, spec.budget.trials - len(trials))
+    # Nothing is searched before there is somebody to learn from.
+    n_fixed = len(fixed_trials(spec, catalogue())) if teaching == "later" else None
+    most = (limit - len(trials) for limit in (spec.budget.trials, n_fixed) if limit is not None)
+    left = min((n_parallel * ahead - len(open_lots), *most))
     at = float(session.scalar(select(now())) or 0.0)
     waiting = [lot for lot in open_lots if lot.state == LotState.WAITING and lot.not_before <= at]
     # Messages would pile up while every worker is busy for an hour; a job that was resumed just now waits for nothing.
@@ -154,7 +159,7 @@ def _end(
     _cancel_waiting(session, job.id)
     if lots_of(session, job.id, [LotState.RUNNING]):
         return
-    if any(t.state == TrialState.COMPLETE for t in trials):
+    if any(t.state == TrialState.COMPLETE and t.anchor != TEACHER for t in trials):
         become(session, job, JobState.FINISHING, stopped_by=over, attempt=0, not_before=0.0)
         after_commit(session, partial(context.doorbell.wake, "finish_job", job.id))
         return
@@ -168,6 +173,15 @@ def _end(
     become(session, job, JobState.FAILED, stopped_by=over, error=error)
 
 
+def _untaught(session: Session, job: JobRow, trials: list[TrialSketch]) -> dict[str, Any]:
+    """The trials that were to teach have all ended, and none of them can: what was asked for cannot be searched."""
+    last = next((t.error for t in reversed(trials) if t.error), None)
+    why = f"; the last one that failed: {last['detail']}" if last else ""
+    detail = f"none of the trials that were to teach was completed{why}"
+    tell(session, job.id, "job.log", {"text": detail})
+    return {"code": "no_teacher", "detail": detail} | ({"cause": last["code"]} if last else {})
+
+
 def _cancel_waiting(session: Session, job_id: str) -> None:
     for lot in lots_of(session, job_id, [LotState.WAITING], lock=True):
         for trial in trials_of_lot(session, lot.id):
@@ -179,13 +193,20 @@ def _cancel_waiting(session: Session, job_id: str) -> None:
 def _free(context: Context, session: Session, job: JobRow) -> None:
     """Free the weights of ended trials but for the best and the anchors; resume points go with their trial.
 
-    A cancelled job keeps nothing. One that failed while it was being finished keeps what it had.
+    A cancelled job keeps nothing. One that failed while it was being finished keeps what it had. What teaches a trial
+    that is not over has a reference of that trial's own.
     """
+    spec = JobSpec.model_validate(job.spec)
+    if spec.teacher is not None and spec.teacher.trained_here:
+        for key, trial_id in borrowed_blobs(session, job.id):
+            for dead in drop_ref(session, key, trial_id):
+                after_commit(session, partial(context.blobs.delete, dead))
     ended = trials_with_blobs(session, job.id)  # before the best: a trial that ends in between is not among them
     kept: set[str] = set()
     if ended and job.state != JobState.CANCELLED:
-        spec = JobSpec.model_validate(job.spec)
-        best = best_trials(session, job.id, direction=spec.objective.direction, limit=spec.keep_top)
+        ensemble = spec.teacher is not None and spec.teacher.kind == "ensemble" and job.state == JobState.RUNNING
+        limit = max(spec.keep_top, N_ENSEMBLE) if ensemble else spec.keep_top
+        best = best_trials(session, job.id, direction=spec.objective.direction, limit=limit)
         kept = {t.id for t in best} | {t.id for t in ended if t.anchor is not None}
     for trial in ended:
         columns = ["resume_blob"]
@@ -201,7 +222,7 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | None:
     """Insert trial `number` as a lot of its own; None if another process was faster."""
-    fixed = anchors(plan.spec) if plan.spec.anchors else []
+    fixed = fixed_trials(plan.spec, catalogue())
     with SEARCHES.of(job_id, plan.spec) as search:
         if number < len(fixed):
             name, values = fixed[number]

@@ -13,7 +13,8 @@ from store.tables import DatasetRow, JobRow, LotRow, TrialRow
 from store.trials import trials_of_lot
 from worker.context import Context
 from worker.crew import precision_of
-from worker.files import fetch_folder, pack_folder, source_files, teacher_files
+from worker.files import fetch_folder, pack_folder, source_files, source_pack
+from worker.teachers import appoint, teacher_files
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Claimed:
     attempt: int
     spec: JobSpec
     items_blob: str
+    source_items_blob: str | None  # of the source dataset
     classes: tuple[str, ...]
     trials: list[TrialRow]
 
@@ -46,16 +48,19 @@ def claim_lot(context: Context, lot_id: str) -> Claimed | None:
         if fence is None:
             return None
         session.refresh(lot)
+        spec = JobSpec.model_validate(job.spec)
         trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished]
+        appoint(session, spec, trials)
         for trial in trials:
             if trial.state == TrialState.PAUSED:
                 become(session, trial, TrialState.WAITING)
             become(session, trial, TrialState.RUNNING)
         dataset = session.get_one(DatasetRow, job.dataset_id)
+        related = session.get_one(DatasetRow, spec.source_dataset_id) if spec.source_dataset_id else None
         return Claimed(
             lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
-            spec=JobSpec.model_validate(job.spec),
-            items_blob=str(dataset.items_blob), classes=tuple((dataset.summary or {})["classes"]), trials=trials,
+            spec=spec, items_blob=str(dataset.items_blob), source_items_blob=related.items_blob if related else None,
+            classes=tuple((dataset.summary or {})["classes"]), trials=trials,
         )  # fmt: skip
 
 
@@ -75,7 +80,8 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
                 pack=str(pack),
                 resume=resume,
                 source=source_files(context, claimed.spec, recipe.source),
-                teacher=teacher_files(context, claimed.spec.teacher) if recipe.distillation else None,
+                teachers=teacher_files(context, claimed.spec, row),
+                source_pack=source_pack(context, claimed.source_items_blob, recipe),
             )
         )
     return LotOrder(

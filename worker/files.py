@@ -10,8 +10,10 @@ from pathlib import Path
 
 from domain.catalogue import catalogue
 from domain.errors import Invalid, NotFound, Unavailable
-from domain.job import JobSpec, Teacher
-from domain.lot import SourceFiles, TeacherFiles
+from domain.job import JobSpec
+from domain.lot import SourceFiles
+from domain.recipe import Recipe
+from domain.teaching import needs
 from intake.preprocess.classification import scaled
 from store.cache import fetch_blob, once
 from worker.context import Context
@@ -76,14 +78,14 @@ def source_files(context: Context, spec: JobSpec, ref: str) -> SourceFiles:
         return SourceFiles(weights=ref, n_classes=weights[0].n_classes if weights else 0)
     assert source.blob is not None
     path = fetch_blob(context.blobs, source.blob, context.cache / source.blob.split("/", 1)[0] / "weights")
-    return SourceFiles(weights=str(path), n_classes=len(source.classes))
+    return SourceFiles(weights=str(path), n_classes=source.n_classes or len(source.classes))
 
 
-def teacher_files(context: Context, teacher: Teacher | None) -> TeacherFiles | None:
-    if teacher is None:
+def source_pack(context: Context, items_blob: str | None, recipe: Recipe) -> str | None:
+    """The packed source dataset as the recipe wants its pixels, where one of its parts learns from source data."""
+    if items_blob is None or "source_data" not in needs(recipe, catalogue()):
         return None
-    path = fetch_blob(context.blobs, teacher.blob, context.cache / teacher.blob.split("/", 1)[0] / "weights")
-    return TeacherFiles(weights=str(path), backbone=teacher.backbone, head=teacher.head, resolution=teacher.resolution)
+    return str(pack_folder(context, items_blob, recipe.backbone, recipe.data.resolution))
 
 
 def fetch_folder(context: Context, key: str, folder: Path) -> str | None:

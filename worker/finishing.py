@@ -14,6 +14,7 @@ from domain.job import JobSpec
 from domain.lot import DataFacts, FinishCandidate, FinishOrder, FinishOutcome, SearchFacts
 from domain.recipe import Recipe
 from domain.states import JobState, LotState
+from domain.teaching import TEACHER
 from store.blob_rows import add_blob
 from store.cache import fetch_blob
 from store.datasets import count_test_look, test_looks
@@ -88,7 +89,7 @@ def _order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
         winner = best_trials(session, job_id, direction=spec.objective.direction)[0]
         search = _search_facts(session, job, spec, trials)
         n_looks = test_looks(session, dataset.id)
-    anchors = [t for t in trials if t.anchor and t.state == "COMPLETE" and t.checkpoint_blob]
+    anchors = [t for t in trials if t.anchor and t.anchor != TEACHER and t.state == "COMPLETE" and t.checkpoint_blob]
     summary = dict(dataset.summary or {})
     licence = spec.source(Recipe.model_validate(winner.recipe).source).licence
     return FinishOrder(
@@ -115,6 +116,7 @@ def _candidate(context: Context, dataset: DatasetRow, trial: TrialRow) -> Finish
         trial_id=trial.id, number=trial.number, anchor=trial.anchor, recipe=recipe,
         weights=str(fetch_blob(context.blobs, trial.checkpoint_blob, folder)),
         predictions=str(predictions) if predictions else None, pack=str(pack), value=trial.value,
+        remarks=tuple(trial.attrs.get("remarks", ())),
     )  # fmt: skip
 
 

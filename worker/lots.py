@@ -281,7 +281,10 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
         trial = session.get_one(TrialRow, outcome.trial_id)
         for key, info in stored:
             add_blob(session, claimed.workspace_id, key, info, trial.id)
-        set_trial_facts(session, trial, cost_s=max(trial.cost_s, outcome.cost_s), peak_bytes=outcome.peak_bytes)
+        remarks = [str(remark) for remark in outcome.facts.get("remarks", ())]
+        attrs = {**trial.attrs, "remarks": remarks} if remarks else trial.attrs
+        cost_s = max(trial.cost_s, outcome.cost_s)
+        set_trial_facts(session, trial, cost_s=cost_s, peak_bytes=outcome.peak_bytes, attrs=attrs)
         if state == TrialState.PAUSED:
             become(session, trial, TrialState.PAUSED if why == "job paused" else TrialState.WAITING)
             after_commit(session, progress.reports.clear)

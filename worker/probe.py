@@ -5,11 +5,13 @@ import shutil
 from functools import partial
 from typing import Any
 
+from domain.catalogue import catalogue
 from domain.default_space import at_defaults, fit_to_time
 from domain.errors import GraftError, LeaseLost, Unavailable
 from domain.job import JobSpec
 from domain.lot import LotOrder, TrialOrder
 from domain.states import JobState
+from domain.teaching import TEACHER, needs, teacher_in_time, without_teacher
 from store.events import tell
 from store.jobs import set_facts
 from store.leases import claim, hold, release
@@ -18,8 +20,9 @@ from store.session import after_commit
 from store.tables import DatasetRow, JobRow
 from worker.context import Context
 from worker.crew import ChildDied, precision_of
-from worker.files import pack_folder, source_files, teacher_files
+from worker.files import pack_folder, source_files, source_pack
 from worker.lease import Lease
+from worker.teachers import finished_teacher
 from worker.wire import Done, ProbeLot, Refused
 
 log = logging.getLogger(__name__)
@@ -48,12 +51,13 @@ def _probe(context: Context, job_id: str, fence: int, lease: Lease) -> None:
         job = session.get_one(JobRow, job_id)
         attempt = job.attempt
         dataset = session.get_one(DatasetRow, job.dataset_id)
-    spec = JobSpec.model_validate(job.spec)
+        spec = JobSpec.model_validate(job.spec)
+        related = session.get_one(DatasetRow, spec.source_dataset_id) if spec.source_dataset_id else None
     scratch = context.cache / "scratch" / f"{job_id}-{fence}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        order = _order(context, spec, dataset, job_id, fence, str(scratch))
+        order = _order(context, spec, dataset, related, job_id, fence, str(scratch))
         estimate = _ask(context, order, lease)
     except LeaseLost:
         raise
@@ -81,6 +85,7 @@ def _store(context: Context, job_id: str, fence: int, estimate: dict[str, Any]) 
             estimate = {**estimate, "s_per_trial": estimate["s_per_trial"] * _n_steps(fitted) / _n_steps(spec)}
             text = f"steps narrowed to about {_n_steps(fitted)} a trial: at the probed speed the time buys no more"
             tell(session, job_id, "job.log", {"text": text})
+        fitted = teacher_in_time(fitted, float(estimate.get("teacher", {}).get("s_per_trial", 0.0)))
         set_facts(session, job, estimate=estimate, spec=fitted.model_dump(mode="json"))
         tell(session, job_id, "job.estimate", estimate)
         become(session, job, JobState.RUNNING, attempt=0)
@@ -91,19 +96,28 @@ def _n_steps(spec: JobSpec) -> int:
     return int(at_defaults(spec, spec.sources[0].ref)["steps"])
 
 
-def _order(context: Context, spec: JobSpec, dataset: DatasetRow, job_id: str, fence: int, scratch: str) -> LotOrder:
-    """One trial per source: the space's defaults, which is what plain searching starts from."""
+def _order(
+    context: Context, spec: JobSpec, dataset: DatasetRow, related: DatasetRow | None, job_id: str, fence: int,
+    scratch: str,
+) -> LotOrder:  # fmt: skip
+    """One trial per source: the space's defaults, which is what plain searching starts from. Then the teacher's own."""
     facts = context.crew.start()
+    teachers = finished_teacher(context, spec)
+    recipes = {f"probe-{n}": spec.recipe(at_defaults(spec, s.ref), seed=spec.seed) for n, s in enumerate(spec.sources)}
+    if spec.teacher is not None and spec.teacher.kind == "source":
+        recipes[TEACHER] = spec.recipe(spec.teacher.values, seed=spec.seed)
+    if not teachers:  # nobody teaches yet: what one more look costs is left out
+        recipes = {name: without_teacher(recipe, catalogue()) for name, recipe in recipes.items()}
     trials = []
-    for number, source in enumerate(spec.sources):
-        values = at_defaults(spec, source.ref)
-        recipe = spec.recipe(values, seed=spec.seed)
-        pack = pack_folder(context, str(dataset.items_blob), source.backbone, recipe.data.resolution)
+    for number, (name, recipe) in enumerate(recipes.items()):
+        pack = pack_folder(context, str(dataset.items_blob), recipe.backbone, recipe.data.resolution)
+        taught = "teacher" in needs(recipe, catalogue())
         trials.append(
             TrialOrder(
-                trial_id=f"probe-{number}", number=number, recipe=recipe, pack=str(pack),
-                source=source_files(context, spec, source.ref),
-                teacher=teacher_files(context, spec.teacher) if recipe.distillation else None,
+                trial_id=name, number=number, recipe=recipe, pack=str(pack),
+                source=source_files(context, spec, recipe.source),
+                teachers=teachers if taught else (),
+                source_pack=source_pack(context, related.items_blob if related else None, recipe),
             )
         )  # fmt: skip
     return LotOrder(
@@ -114,23 +128,30 @@ def _order(context: Context, spec: JobSpec, dataset: DatasetRow, job_id: str, fe
 
 
 def _ask(context: Context, order: LotOrder, lease: Lease) -> dict[str, Any]:
-    """Seconds and bytes per source, and what the whole budget would take on one worker."""
+    """Seconds and bytes per source, what a trial takes, and where there is a choice which source promises most."""
     found: dict[str, Any] = {}
-    with context.crew.order(ProbeLot(order=order), timeout_s=0.5) as news:
+    started = [t.trial_id for t in order.trials if t.trial_id != TEACHER and t.source.weights is not None]
+    ranked = tuple(started) if len(started) > 1 else ()
+    with context.crew.order(ProbeLot(order=order, ranked=ranked), timeout_s=0.5) as news:
         for message in news:
             lease.check()
             if isinstance(message, Refused):
                 raise GraftError(message.code, message.detail)
             if isinstance(message, Done):
                 found = dict(message.body)
-    sources = found["trials"]
+    probed = dict(zip((t.trial_id for t in order.trials), found["trials"], strict=True))
+    teacher = probed.pop(TEACHER, None)
+    sources = list(probed.values())
     facts = context.crew.facts
-    return {
+    estimate = {
         "s_per_trial": sum(s["s_per_trial"] for s in sources) / len(sources),
-        "memory_bytes": max(s["peak_bytes"] for s in sources),
+        "memory_bytes": max(s["peak_bytes"] for s in found["trials"]),
         "device": facts["device"], "device_name": facts["device_name"], "precision": facts["precision"],
         "sources": sources,
     }  # fmt: skip
+    if teacher is not None:
+        estimate["teacher"] = teacher
+    return estimate | {name: found[name] for name in ("ranking", "ranked_by", "ranks_first") if name in found}
 
 
 def _refuse(context: Context, job_id: str, fence: int, code: str, detail: str) -> None:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Collection
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +26,7 @@ from models.weights import torchvision_file
 from transfer.finish import finish
 from transfer.fit import Fit
 from worker.machine import describe_machine
+from worker.ranking import ranking_of
 from worker.wire import (
     Done,
     Ended,
@@ -82,7 +84,8 @@ def serve(line: Line, weights_dir: Path | None) -> None:
                 run_lot(line, _with_weights(message.order, weights_dir), message.resume_every_s)
                 body: dict[str, object] = {}
             elif isinstance(message, ProbeLot):
-                body = probe(_with_weights(message.order, weights_dir), message.n_steps)
+                order = _with_weights(message.order, weights_dir)
+                body = {**probe(order, message.n_steps), **rank(order, message.ranked)}
             else:
                 body = finish(message.order).model_dump(mode="json")
         except GraftError as error:
@@ -153,6 +156,12 @@ def probe(order: LotOrder, n_steps: int) -> dict[str, object]:
             "s_per_trial": s_per_step * trial.recipe.steps * n_fits, "peak_bytes": outcome.peak_bytes,
         })  # fmt: skip
     return {"trials": found}
+
+
+def rank(order: LotOrder, trial_ids: Collection[str]) -> dict[str, object]:
+    """How well the sources of these trials suit the data, best first."""
+    wanted = tuple(trial for trial in order.trials if trial.trial_id in trial_ids)
+    return ranking_of(order.model_copy(update={"trials": wanted})) if wanted else {}
 
 
 def _save(line: Line, fit: Fit, trial_id: str, folder: Path) -> None:

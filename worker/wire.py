@@ -30,11 +30,12 @@ class RunLot(Message):
 
 
 class ProbeLot(Message):
-    """Take a few steps of each trial and say what they cost."""
+    """Take a few steps of each trial and say what they cost; rank the sources of some by their features."""
 
     kind: Literal["probe"] = "probe"
     order: LotOrder
     n_steps: int = 4
+    ranked: tuple[str, ...] = ()  # trials
 
 
 class Finish(Message):

@@ -59,7 +59,18 @@ class JobCreate(BaseModel):
         description="torchvision:<backbone>, scratch:<backbone>, the id of a source, or of a COMPLETE job. "
         f"Default: {', '.join(DEFAULT_SOURCES)}.",
     )
-    teacher: Ref | None = Field(default=None, description="A COMPLETE job with the same classes in the same order.")
+    teacher: Ref | None = Field(
+        default=None,
+        description="Who teaches the trials that learn from a teacher: the id of a COMPLETE job with the same classes "
+        "in the same order; `best`, this job's best trial so far; `ensemble`, its best three, their probabilities "
+        "averaged; or a source (torchvision:<backbone>, the id of a registered one), which a trial of this job "
+        "fine-tunes first.",
+    )
+    source_dataset_id: Ref | None = Field(
+        default=None,
+        description="A READY dataset of the same task that the sources were trained on, or one like it, for the parts "
+        "that learn from source images as well.",
+    )
     space: Annotated[dict[str, Narrowing], Field(max_length=200)] = Field(
         default_factory=dict, description="Fix (a value) or narrow (a list of values, or low and high) any dimension."
     )
@@ -134,7 +145,8 @@ class Spec(BaseModel):
 
     task: str
     sources: list[SourceInJob]
-    teacher: str | None
+    teacher: str | None = Field(description="A job, `best`, `ensemble`, or a source.")
+    source_dataset_id: str | None
     space: Space
     budget: Budget
     objective: str
@@ -150,7 +162,7 @@ class Spec(BaseModel):
 _SPEC: dict[str, Any] = {
     "task": "classification",
     "sources": [{"ref": "torchvision:resnet18", "backbone": "resnet18", "kind": "torchvision", "licence": "BSD"}],
-    "teacher": None, "space": {"dimensions": [], "fixed": {"batch_norm": "eval"}},
+    "teacher": None, "source_dataset_id": None, "space": {"dimensions": [], "fixed": {"batch_norm": "eval"}},
     "budget": {"trials": 20, "wall_s": None}, "objective": "log_loss", "n_folds": 3, "sampler": "tpe",
     "pruner": "median", "anchors": True, "parallel": None, "keep_top": 3, "seed": 0,
 }  # fmt: skip
@@ -187,7 +199,10 @@ class Job(BaseModel):
     cost_s: float = Field(description="Seconds of training spent by all its trials.")
     elapsed_s: float = Field(description="Wall time since it began, pauses left out.")
     left_s: float | None = Field(description="A guess at the wall time left; null while nothing is known.")
-    estimate: dict[str, Any] | None = Field(description="Of the probe: seconds per trial, memory, disk, device.")
+    estimate: dict[str, Any] | None = Field(
+        description="Of the probe: seconds per trial, memory, device; with several sources also `ranking`, how well "
+        "their features tell the classes apart before any training, best first, and `ranks_first`."
+    )
     stopped_by: str | None
     error: dict[str, Any] | None
     result: JobResult | None

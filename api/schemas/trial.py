@@ -24,7 +24,8 @@ class Trial(BaseModel):
                     "id": "tr_0193c1f2a4d10f2b3c4d5e6f7081", "job_id": "job_0193c1f2a4d10f2b3c4d5e6f7081", "number": 3,
                     "anchor": None, "state": "COMPLETE", "value": 0.31, "values": {"optimizer.lr_head": 0.01},
                     "recipe": RECIPE, "metrics": {"accuracy": 0.92, "log_loss": 0.31}, "test": None, "cost_s": 12.5,
-                    "peak_bytes": 734003200, "share": 1.0, "has_checkpoint": True, "error": None,
+                    "peak_bytes": 734003200, "share": 1.0, "has_checkpoint": True, "teachers": [],
+                    "remarks": [], "error": None,
                     "created_at": "2026-11-21T08:00:00Z", "started_at": "2026-11-21T08:00:01Z",
                     "finished_at": "2026-11-21T08:00:14Z",
                 }
@@ -46,6 +47,8 @@ class Trial(BaseModel):
     peak_bytes: int
     share: float = Field(description="Part of its budget spent, 0 to 1.")
     has_checkpoint: bool
+    teachers: list[str] = Field(description="The trials that taught it, of this job or another.")
+    remarks: list[str] = Field(description="Where it deviates from its recipe's methods as published.")
     error: dict[str, Any] | None
     created_at: datetime
     started_at: datetime | None
@@ -71,7 +74,9 @@ def show_trial(row: TrialRow) -> Trial:
     return Trial(
         id=row.id, job_id=row.job_id, number=row.number, anchor=row.anchor, state=TrialState(row.state),
         value=row.value, values=row.values, recipe=row.recipe, metrics=row.metrics, test=row.test, cost_s=row.cost_s,
-        peak_bytes=row.peak_bytes, share=row.share, has_checkpoint=row.checkpoint_blob is not None, error=row.error,
+        peak_bytes=row.peak_bytes, share=row.share, has_checkpoint=row.checkpoint_blob is not None,
+        teachers=[teacher["trial_id"] for teacher in row.attrs.get("teachers", ())],
+        remarks=list(row.attrs.get("remarks", ())), error=row.error,
         created_at=moment(row.created_at), started_at=moment_or_none(row.started_at),
         finished_at=moment_or_none(row.finished_at),
     )  # fmt: skip

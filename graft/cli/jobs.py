@@ -44,7 +44,7 @@ def list_jobs(
 def status(job_id: JobId, as_json: AsJson = False) -> None:
     """Show where a job stands, and its result when it has one."""
     from graft.cli.account import account
-    from graft.cli.wording import duration, error_text, number, objective, recipe_line
+    from graft.cli.wording import duration, error_text, number, objective, ranking_lines, recipe_line
 
     with connect() as client:
         job = client.jobs.get(job_id)
@@ -61,6 +61,8 @@ def status(job_id: JobId, as_json: AsJson = False) -> None:
     if job.best:
         name, _ = objective(job)
         typer.echo(f"best     trial {job.best.number}: {name} {number(job.best.value)}  {recipe_line(job.best.recipe)}")
+    for line in ranking_lines(job.estimate or {}):
+        typer.echo(f"source   {line}")
     if job.error:
         typer.echo(f"error    {error_text(job.error)}")
     if job.result:

@@ -30,7 +30,15 @@ def train(
         typer.Option(help="Weights to start from (torchvision:resnet18, src_…, job_…, scratch:smallnet). Repeatable."),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="A finished job (job_…) with the same classes, for distillation.")
+        str | None,
+        typer.Option(
+            help="Who teaches, for distillation: a finished job (job_…) with the same classes, best or ensemble (of "
+            "this job's own trials), or larger weights that are fine-tuned first (torchvision:resnet50, src_…)."
+        ),
+    ] = None,
+    source_dataset: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="A dataset (ds_…) that the source was trained on, or one like it."),
     ] = None,
     folds: Annotated[
         int | None,
@@ -76,6 +84,7 @@ def train(
         "name": name or path.stem,
         "sources": source,
         "teacher": teacher,
+        "source_dataset_id": source_dataset,
         "n_folds": folds,
         "space": parse_fixes(fix or []),
         "trials": DEFAULT_TRIALS if budget_trials is None and minutes is None else budget_trials,

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Self
 from graft.answers import Event, Trial
 from graft.cli.following import Picture
 from graft.cli.telling import event_line
-from graft.cli.wording import duration, number, objective, recipe_line, sparkline, too_long, trial_count
+from graft.cli.wording import (
+    duration,
+    number,
+    objective,
+    ranking_lines,
+    recipe_line,
+    sparkline,
+    too_long,
+    trial_count,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ROWS = 10
+RANKING = "sources by how well their features tell the classes apart, before any training:"
 _STYLE = {
     "COMPLETE": "green",
     "RUNNING": "cyan",
@@ -47,6 +57,8 @@ class Lines:
         sys.stdout.write(f"[{count}] {event_line(event)}\n")
         if event.kind == "job.estimate" and (warning := too_long(replace(picture.job, estimate=event.body))):
             sys.stdout.write(f"[{count}] {warning}\n")
+        if event.kind == "job.estimate" and (lines := ranking_lines(event.body)):
+            sys.stdout.writelines(f"{line}\n" for line in (RANKING, *lines))
         sys.stdout.flush()
 
     def show(self, _: Picture) -> None:
@@ -76,6 +88,9 @@ class Screen:
             self._news = event_line(event)
         if event.kind == "job.estimate" and (warning := too_long(replace(picture.job, estimate=event.body))):
             self._news += f"; {warning}"
+        if event.kind == "job.estimate" and (lines := ranking_lines(event.body)):
+            for line in (RANKING, *lines):
+                self._console.print(line, markup=False, highlight=False)
 
     def show(self, picture: Picture) -> None:
         self._live.update(picture_of(picture, self._news))

@@ -103,6 +103,17 @@ def recipe_line(recipe: dict[str, Any]) -> str:
     return " ".join(word for word in words if word)
 
 
+def ranking_lines(estimate: dict[str, Any]) -> list[str]:
+    """One line per source, the most promising first: `1. torchvision:resnet18  knn 0.8120, logme 0.4120  (3 s)`."""
+    lines = []
+    for entry in estimate.get("ranking") or ():
+        scores = {name: value for name, value in (entry.get("scores") or {}).items() if value is not None}
+        told = ", ".join(f"{name} {number(value)}" for name, value in sorted(scores.items())) or "no score"
+        seconds = duration(entry.get("seconds"))
+        lines.append(f"{entry.get('rank', '?')}. {entry.get('source', '?')}  {told}  ({seconds})")
+    return lines
+
+
 def error_text(error: Any) -> str:
     """The sentence of an error that is a string or {"code", "detail"}."""
     if isinstance(error, dict):

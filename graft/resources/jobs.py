@@ -26,6 +26,7 @@ class Jobs:
         name: str | None = None,
         sources: Sequence[str] | None = None,
         teacher: str | None = None,
+        source_dataset_id: str | None = None,
         space: Mapping[str, Any] | None = None,
         trials: int | None = None,
         wall_s: float | None = None,
@@ -41,6 +42,8 @@ class Jobs:
     ) -> Job:
         """Start a search. What is None is left to the service; `space` fixes or narrows dimensions by path.
 
+        `teacher`: a finished job, "best" or "ensemble" of this one, or a source that is fine-tuned first.
+        `source_dataset_id`: a dataset that the sources were trained on, or one like it.
         A lost answer is asked for again under the same Idempotency-Key, so it never starts a second job.
         """
         wanted = {
@@ -48,6 +51,7 @@ class Jobs:
             "dataset_id": dataset_id,
             "sources": list(sources) if sources else None,
             "teacher": teacher,
+            "source_dataset_id": source_dataset_id,
             "space": dict(space) if space else None,
             "budget": {k: v for k, v in {"trials": trials, "wall_s": wall_s}.items() if v is not None},
             "objective": objective,

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models.convnext import CNBlock, CNBlockConfig, ConvNeXt, convnext_tiny
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather
+from models.anatomy import Anatomy, Variant, gather, last_convs
 
 VARIANTS = {
     "convnext_tiny": Variant(
@@ -52,4 +52,5 @@ def build(variant: Variant) -> Anatomy:
         head_name="classifier.2",
         head_scope="classifier",
         block_types=(CNBlock,),
+        conv_taps=last_convs(stages, taps),
     )

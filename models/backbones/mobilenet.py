@@ -9,8 +9,11 @@ from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV
 from torchvision.models.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, plan_by_stride
+from models.anatomy import Anatomy, Variant, gather, last_convs, plan_by_stride
 
+IMAGENET = Preprocessing(
+    resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 TINY = Preprocessing(resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 VARIANTS = {
     "mobilenet_v2": Variant(
@@ -21,9 +24,12 @@ VARIANTS = {
     "mobilenet_v2_w035": Variant(
         summary="mobilenet_v2 at 0.35 of its width: the quick one",
         settings={"version": "v2", "width_mult": 0.35},
-        preprocessing=Preprocessing(
-            resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-        ),
+        preprocessing=IMAGENET,
+    ),
+    "mobilenet_v2_w050": Variant(
+        summary="mobilenet_v2 at half its width",
+        settings={"version": "v2", "width_mult": 0.5},
+        preprocessing=IMAGENET,
     ),
     "mobilenet_v3_small": Variant(
         summary="mobile network with squeeze-and-excitation, the smallest with published weights",
@@ -85,6 +91,7 @@ def _v2(variant: Variant) -> Anatomy:
         head_name="classifier.1",
         head_scope="classifier",
         block_types=(InvertedResidual,),
+        conv_taps=last_convs(stages, stages),
     )
 
 
@@ -104,4 +111,5 @@ def _v3(variant: Variant) -> Anatomy:
         head_name="classifier.3",
         head_scope="classifier",
         block_types=(InvertedResidualV3,),
+        conv_taps=last_convs(stages, taps),
     )

@@ -6,8 +6,11 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant
+from models.anatomy import Anatomy, Variant, last_convs
 
+IMAGENET = Preprocessing(
+    resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 VARIANTS = {
     "resnet18": Variant(
         summary="18 layers, two 3x3 convolutions per block: the usual first choice",
@@ -23,6 +26,21 @@ VARIANTS = {
         summary="50 layers, bottleneck blocks: the reference of the transfer literature",
         settings={"block": "bottleneck", "depths": (3, 4, 6, 3), "width": 64},
         weights="ResNet50_Weights.IMAGENET1K_V1",
+    ),
+    "resnet101": Variant(
+        summary="101 layers, bottleneck blocks: a large source or teacher",
+        settings={"block": "bottleneck", "depths": (3, 4, 23, 3), "width": 64},
+        weights="ResNet101_Weights.IMAGENET1K_V1",
+    ),
+    "resnet10": Variant(
+        summary="one block per group: half the depth of resnet18, for quick work; no published weights",
+        settings={"block": "basic", "depths": (1, 1, 1, 1), "width": 64},
+        preprocessing=IMAGENET,
+    ),
+    "resnet18_w025": Variant(
+        summary="resnet18 at a quarter of its width, for quick work; no published weights",
+        settings={"block": "basic", "depths": (2, 2, 2, 2), "width": 16},
+        preprocessing=IMAGENET,
     ),
     "tiny_resnet": Variant(
         summary="a miniature for tests",
@@ -56,6 +74,7 @@ def build(variant: Variant) -> Anatomy:
         head_name="fc",
         head_scope="fc",
         block_types=(block,),
+        conv_taps=last_convs(stages, stages),
     )
 
 

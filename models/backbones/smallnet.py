@@ -9,7 +9,7 @@ from collections import OrderedDict
 from torch import nn
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant
+from models.anatomy import Anatomy, Variant, last_convs
 
 SMALL = Preprocessing(resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 VARIANTS = {
@@ -43,4 +43,5 @@ def build(variant: Variant) -> Anatomy:
         layers = OrderedDict(conv=conv, bn=nn.BatchNorm2d(wide), relu=nn.ReLU(inplace=True))
         stages[f"block{n + 1}"] = nn.Sequential(layers)
         channels = wide
-    return Anatomy(stages=stages, taps=tuple(stages), feature_dim=widths[-1])
+    taps = tuple(stages)
+    return Anatomy(stages=stages, taps=taps, feature_dim=widths[-1], conv_taps=last_convs(stages, taps))

@@ -1,6 +1,7 @@
 """Every registered backbone: shapes, stages, taps, gradients; torchvision's weights give torchvision's numbers."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import get_model, get_weight
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+from torchvision.models.densenet import DenseNet
+from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
+from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.vgg import VGG, make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
 from models.build import build, members
@@ -48,8 +52,10 @@ def test_every_family_has_a_public_member_and_a_miniature() -> None:
 
 def test_the_backbones_of_the_service() -> None:
     assert set(PUBLIC) == {
-        "resnet18", "resnet34", "resnet50", "mobilenet_v2", "mobilenet_v2_w035", "mobilenet_v3_small",
-        "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16", "smallnet",
+        "resnet18", "resnet34", "resnet50", "resnet101", "resnet10", "resnet18_w025", "mobilenet_v2",
+        "mobilenet_v2_w035", "mobilenet_v2_w050", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
+        "efficientnet_v2_s", "convnext_tiny", "vgg16_bn", "vgg19_bn", "densenet121", "inception_v3", "alexnet",
+        "squeezenet1_1", "cifar_resnet20", "cifar_resnet56", "bit_r50x1", "vit_b_16", "swin_t", "smallnet",
     }  # fmt: skip
 
 
@@ -74,7 +80,12 @@ def build_on_meta(name: str) -> Network:
     entry = MEMBERS[name]
     anatomy = entry.anatomy()
     return Network(
-        name, anatomy.stages, nn.Linear(anatomy.feature_dim, 7), feature_dim=anatomy.feature_dim, taps=anatomy.taps
+        name,
+        anatomy.stages,
+        nn.Linear(anatomy.feature_dim, 7),
+        feature_dim=anatomy.feature_dim,
+        taps=anatomy.taps,
+        conv_taps=anatomy.conv_taps,
     )
 
 
@@ -92,18 +103,29 @@ def test_stages_hold_every_weight_once(name: str) -> None:
 def test_size_is_torchvisions_without_its_classifier(name: str) -> None:
     facts = facts_of(MEMBERS[name])
     whole = get_weight(MEMBERS[name].variant.weights).meta["num_params"]
-    assert facts.n_weights == whole - 1000 * (facts.feature_dim + 1)
+    # inception_v3 has a second head: convolutions 768 -> 128 and 5x5 to 768 with batch norm, and a linear layer
+    second = 768 * 128 + 2 * 128 + 128 * 768 * 25 + 2 * 768 + 1000 * 769 if name == "inception_v3" else 0
+    assert facts.n_weights == whole - second - 1000 * (facts.feature_dim + 1)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_torchvisions_names_are_all_known(name: str) -> None:
     with torch.device("meta"):
-        theirs = get_model(name, weights=None).state_dict()
+        theirs = torchvisions(name).state_dict()
         ours = build_on_meta(name).state_dict()
     backbone, head = rename(theirs, MEMBERS[name])
     wanted = {key: tensor.shape for key, tensor in ours.items() if not key.startswith(f"{HEAD}.")}
     assert {key: tensor.shape for key, tensor in backbone.items()} == wanted
-    assert set(head) == {"head.weight", "head.bias"}
+    loadable = "source_head" in facts_of(MEMBERS[name]).provides
+    assert set(head) == ({"head.weight", "head.bias"} if loadable else set())
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_own_names_are_left_as_they_are(name: str) -> None:
+    with torch.device("meta"):
+        own = build_on_meta(name).state_dict()
+    backbone, head = rename(own, MEMBERS[name])
+    assert {**backbone, **head}.keys() == own.keys()
 
 
 def torchvisions(name: str) -> nn.Module:
@@ -113,10 +135,33 @@ def torchvisions(name: str) -> nn.Module:
         return VisionTransformer(**settings)
     if name == "tiny_convnext":
         return ConvNeXt([CNBlockConfig(*row) for row in settings["blocks"]])
-    if name == "tiny_efficientnet":
-        blocks = [MBConvConfig(*row) for row in settings["blocks"]]
+    if name.startswith("tiny_efficientnet"):
+        blocks = [FusedMBConvConfig(*row) for row in settings.get("fused", ())]
+        blocks += [MBConvConfig(*row) for row in settings["blocks"]]
         return EfficientNet(blocks, dropout=0.2, last_channel=settings["last_channel"])
-    model: nn.Module = get_model(name, weights=None)
+    if name == "tiny_densenet":
+        return DenseNet(**settings)
+    if name == "tiny_swin":
+        return SwinTransformer(**{key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()})
+    if name == "tiny_vgg":
+        return small_vgg(settings["layers"], settings["grid"], settings["hidden"])
+    options = {}
+    if name == "inception_v3":  # as torchvision builds it when it is given the published weights
+        options = {"transform_input": True, "init_weights": False}
+    model: nn.Module = get_model(name, weights=None, **options)
+    return model
+
+
+def small_vgg(layers: list[int | str], grid: int, hidden: int) -> nn.Module:
+    """torchvision's VGG, whose classifier has one size alone, with a smaller one of the same form."""
+    with torch.device("meta"):
+        model = VGG(nn.Identity())
+    model.features = make_layers(layers, batch_norm=True)
+    model.avgpool = nn.AdaptiveAvgPool2d(grid)
+    last = next(layer for layer in reversed(layers) if isinstance(layer, int))
+    widths = {0: (last * grid * grid, hidden), 3: (hidden, hidden), 6: (hidden, 1000)}
+    for place, (wide, narrow) in widths.items():
+        model.classifier[place] = nn.Linear(wide, narrow)
     return model
 
 
@@ -129,9 +174,18 @@ def torchvisions(name: str) -> nn.Module:
         "mobilenet_v3_small",
         "mobilenet_v3_large",
         "efficientnet_b0",
+        "efficientnet_v2_s",
+        "densenet121",
+        "inception_v3",
+        "swin_t",
         "tiny_efficientnet",
+        "tiny_efficientnet_v2",
         "tiny_convnext",
+        "tiny_vgg",
+        "tiny_densenet",
+        "tiny_swin",
         "tiny_vit",
+        "alexnet",
     ],
 )
 def test_torchvisions_weights_give_torchvisions_logits(name: str) -> None:
@@ -140,11 +194,24 @@ def test_torchvisions_weights_give_torchvisions_logits(name: str) -> None:
     theirs = lived_in(model)
     ours = build(name, n_classes=1000, seed=1)
     start_from(ours, theirs.state_dict(), with_head=True)
-    x = pixels(2, 32)
+    x = pixels(2, max(32, MEMBERS[name].variant.min_resolution))
     with torch.no_grad():
         expected = theirs(x)
         assert expected.std() > 1e-3
         torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_squeezenet_has_torchvisions_features_and_takes_no_head() -> None:
+    with seeded(3):
+        theirs = lived_in(get_model("squeezenet1_1", weights=None))
+    ours = build("squeezenet1_1", n_classes=1000, seed=1).eval()
+    start = start_from(ours, theirs.state_dict())
+    assert start.head is None
+    x = pixels(2, 64)
+    with torch.no_grad():
+        expected = theirs.features(x).mean((2, 3))
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(ours.features(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -221,3 +288,53 @@ def test_input_gradient_can_be_differentiated_again(name: str) -> None:
     slope.square().sum().backward()
     first = next(iter(network.stages.values()))
     assert any(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in first.parameters())
+
+
+ASIDE = {"downsample", "branch_pool"}  # what shortcuts are called
+
+
+@pytest.mark.parametrize("name", list(MEMBERS))
+def test_conv_taps_are_the_last_convolutions_to_run(name: str) -> None:
+    with torch.device("meta"):
+        network = build_on_meta(name).eval()
+    if "transformer" in facts_of(MEMBERS[name]).provides:
+        assert network.conv_taps == {}
+        return
+    ran: dict[str, list[tuple[str, torch.Size]]] = {stage: [] for stage in network.taps}
+
+    def note(path: str) -> Any:
+        stage = path.partition(".")[0]
+        return lambda _, __, output: ran[stage].append((path, output.shape))
+
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and ASIDE.isdisjoint(path.split(".")):
+            module.register_forward_hook(note(path))
+    side = max(MEMBERS[name].variant.min_resolution, MEMBERS[name].variant.resolutions[-1])
+    _, maps = network.forward_with_taps(torch.empty(2, 3, side, side, device="meta"))
+    assert network.conv_taps == {stage: seen[-1][0] for stage, seen in ran.items()}
+    for stage, seen in ran.items():
+        shape = seen[-1][1]
+        assert shape[0] == 2
+        assert maps[stage].shape[2] <= shape[2] <= side
+        side = maps[stage].shape[2]
+
+
+@pytest.mark.parametrize("name", [n for n in MINIATURES if "conv" in facts_of(MEMBERS[n]).provides])
+def test_what_a_conv_tap_gives_is_what_the_norm_reads(name: str) -> None:
+    network = build(name, n_classes=3).train()
+    read: list[Tensor] = []
+    at_once: dict[str, Tensor] = {}
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().clone()))
+    for stage, path in network.conv_taps.items():
+        conv = network.get_submodule(path)
+        conv.register_forward_hook(lambda _, __, output, stage=stage: at_once.update({stage: output.detach().clone()}))
+    convs = network.look(pixels(4, 32), convs=True).convs
+    assert tuple(convs) == network.taps
+    for stage, tap in convs.items():
+        assert torch.equal(tap, at_once[stage])  # nothing has written over it since
+        if read:  # a dense network joins it to earlier maps first
+            n = tap.shape[1]
+            assert any(x.shape[2:] == tap.shape[2:] and torch.equal(x[:, -n:], tap) for x in read)
+    sum(tap.square().mean() for tap in convs.values()).backward()  # type: ignore[union-attr]

@@ -148,3 +148,76 @@ def test_a_distilled_job_learns_from_a_teacher_with_the_same_classes(
     assert done.state == "COMPLETE", done.error
     trials = list(client.jobs.trials(job.id))
     assert {t.recipe["distillation"]["name"] for t in trials} == {"soft_targets"}
+
+
+def test_a_job_learns_from_its_own_best_trial(client: Client, source_job: str) -> None:
+    """Teacher `best` and soft targets: the anchors run untaught, then every trial learns from the best of the job."""
+    dataset_id = client.jobs.get(source_job).dataset_id
+    job = client.jobs.submit(
+        dataset_id, sources=["scratch:smallnet"], teacher="best", trials=3, n_folds=1, pruner="none",
+        space={**QUICK_SPACE, "distillation": "soft_targets", "steps": 130},
+    )  # fmt: skip
+    done = client.jobs.wait(job.id, timeout_s=240)
+    assert done.state == "COMPLETE", done.error
+    anchor, *taught = client.jobs.trials(job.id)
+    assert (anchor.anchor, anchor.recipe["distillation"], anchor.teachers) == ("scratch", None, ())
+    assert [t.recipe["distillation"]["name"] for t in taught] == ["soft_targets"] * 2
+    assert taught[0].teachers == (anchor.id,)
+    before = {t.id: t for t in (anchor, taught[0])}
+    assert done.spec["objective"] in ("log_loss", "accuracy")
+    better = min if done.spec["objective"] == "log_loss" else max
+    best = better(before.values(), key=lambda t: t.value or 0.0)
+    assert taught[1].teachers in {(best.id,), (anchor.id,)}, "it may have been claimed while the one before it ended"
+    assert all(t.state == "COMPLETE" for t in (anchor, *taught))
+
+
+def test_an_ensemble_of_its_own_trials_teaches_and_its_sources_are_ranked(client: Client, source_job: str) -> None:
+    dataset_id = client.jobs.get(source_job).dataset_id
+    second = client.jobs.submit(
+        dataset_id, sources=["scratch:smallnet"], trials=1, n_folds=1, space={**QUICK_SPACE, "steps": 60}, seed=5
+    )
+    assert client.jobs.wait(second.id, timeout_s=120).state == "COMPLETE"
+    job = client.jobs.submit(
+        dataset_id, sources=[source_job, second.id], teacher="ensemble", trials=4, n_folds=1,
+        space={**QUICK_SPACE, "distillation": "soft_targets", "steps": 60},
+    )  # fmt: skip
+    done = client.jobs.wait(job.id, timeout_s=240)
+    assert done.state == "COMPLETE", done.error
+    assert done.estimate is not None
+    ranking = done.estimate["ranking"]
+    assert [entry["rank"] for entry in ranking] == [1, 2]
+    assert {entry["source"] for entry in ranking} == {source_job, second.id}
+    assert done.estimate["ranks_first"] == ranking[0]["source"]
+    assert ranking[0]["mean_rank"] <= ranking[1]["mean_rank"]
+    assert {"logme", "leep", "h_score", "knn"} <= set(done.estimate["ranked_by"])
+    assert ranking[0]["scores"]["knn"] > 0.5, "features of a network that was trained on these very digits"
+    *anchors, taught = client.jobs.trials(job.id)
+    assert len(anchors) == 3
+    assert set(taught.teachers) == {t.id for t in anchors}
+
+
+def test_a_registered_source_is_fine_tuned_first_and_then_teaches(
+    client: Client, source_job: str, tmp_path: Path
+) -> None:
+    done = client.jobs.get(source_job)
+    assert done.result is not None
+    weights = client.trials.download_checkpoint(done.result.best_trial_id, tmp_path / "weights.safetensors")
+    source = client.sources.register(weights, backbone="smallnet", name="digits")
+    job = client.jobs.submit(
+        done.dataset_id, sources=["scratch:smallnet"], teacher=source.ref, trials=3, n_folds=1,
+        space={**QUICK_SPACE, "distillation": "soft_targets", "steps": 60},
+    )  # fmt: skip
+    with pytest.raises(GraftApiError) as refused:
+        client.sources.delete(source.ref)
+    assert refused.value.code == "still_needed"
+    done = client.jobs.wait(job.id, timeout_s=240)
+    assert done.state == "COMPLETE", done.error
+    scratch, teacher, taught = client.jobs.trials(job.id)
+    assert (scratch.anchor, teacher.anchor, taught.anchor) == ("scratch", "teacher", None)
+    assert (teacher.recipe["source"], teacher.recipe["steps"]) == (source.ref, 60)
+    assert taught.teachers == (teacher.id,)
+    assert done.result is not None
+    assert done.result.best_trial_id in {scratch.id, taught.id}
+    assert [a.name for a in done.result.anchors] == ["scratch"]
+    assert done.estimate is not None
+    assert done.estimate["teacher"]["source"] == source.ref

@@ -1,8 +1,10 @@
 """Exponential moving average of the weights: a <- d a + (1 - d) w after every step; the average is what counts on val.
 
-d_t = min(decay, (1 + t) / (10 + t)), so that the first steps do not drag the start along for long.
-Batch-norm statistics are averaged as well: those of the live weights would not fit the averaged ones.
-Polyak & Juditsky 1992; Tarvainen & Valpola 2017.
+d_t = min(decay, (1 + t) / (10 + t)), so that the first steps do not drag the start along for long; the average begins
+as the weights after the first step (t = 0) of each phase. Live weights are trained on as if there were no average.
+Batch-norm statistics are averaged as well: those of the live weights would not fit the averaged ones. (Some codes copy
+them from the live network, some average parameters alone.) Polyak & Juditsky 1992; Tarvainen & Valpola 2017.
+Cost: two passes over the trainable weights per step, one copy of them.
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,10 @@ L = (1 - a) CE(y, q) + a T^2 KL(p_T || q_T), mean over the batch; p_T = softmax(
 
 `weight` is a, the share of the teacher; the labels keep 1 - a. (Conventions conflict: some codes put alpha on the
 labels, some leave out T^2, without which soft gradients fall as 1 / T^2.) The cross-entropy form, a T^2 CE(p_T, q_T),
-differs by a constant and has the same gradient, dL/dz = (1 - a) (q - y) + a T (q_T - p_T).
-Hinton, Vinyals, Dean, arXiv:1503.02531.
+differs by a T^2 H(p_T), a constant of the student, and has the same gradient, over the batch of B items,
+dL/dz = [(1 - a) (q - y) + a T (q_T - p_T)] / B. As T grows, T^2 KL becomes 1/(2C) sum_c ((z - mean z) - (v - mean v))^2
+of the logits z, v (B, C). Under mixup both networks see the mixed images. Hinton, Vinyals, Dean, arXiv:1503.02531.
+Cost: one forward pass of the teacher per step, the teacher's weights.
 """
 
 from torch import Tensor
@@ -30,7 +32,7 @@ def loss(step: Step, *, weight: float, temperature: float) -> Tensor:  # ()
 
 
 def soft_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:  # (B, C), (B, C) -> ()
-    """T^2 KL(p_T || q_T), mean over the batch."""
+    """T^2 KL(p_T || q_T), mean over the batch; nothing learns through the teacher."""
     q = functional.log_softmax(student / temperature, dim=1)
-    p = functional.log_softmax(teacher / temperature, dim=1)
+    p = functional.log_softmax(teacher.detach() / temperature, dim=1)
     return temperature**2 * functional.kl_div(q, p, reduction="batchmean", log_target=True)

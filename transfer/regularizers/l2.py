@@ -1,7 +1,19 @@
 """Weight decay: R = alpha/2 ||w_S||^2 + beta/2 ||w_N||^2, towards zero.
 
-w_S are the weights that came from the source, w_N the new ones (the head). With SGD the trajectory is that of
-`weight_decay`; under AdamW the decay is decoupled from the gradient (Loshchilov & Hutter 2019).
+w_S     the weights that came from the source       alpha   their strength
+w_N     new weights, mostly the head's              beta    theirs
+scope   "kernels": the weights of convolutions and fully connected layers; "all": biases and affine pairs as well
+
+A plain sum over elements, added once per step, divided neither by the batch nor by the number of weights. Running
+statistics are no weights. With SGD it is part of the loss, momentum sees it, and the trajectory is that of
+`torch.optim.SGD(weight_decay=...)`; under AdamW it acts beside the gradient, w <- w - lr alpha w, for the
+preconditioner would rescale it (Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019). The optimizers
+have no decay of their own that would count it twice.
+
+Public implementations mostly give one `weight_decay` to everything, affine pairs and biases included (scope "all",
+alpha = beta). Li et al. 2018 decay kernels alone, in their script those of the head ten times as strongly.
+
+Cost: one pass over the weights per step.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,21 @@
 """L2-SP: R = alpha/2 ||w_S - w0_S||^2 + beta/2 ||w_N||^2, a pull towards the starting point.
 
-w0 are the source's weights as loaded; new weights (the head) have none and decay towards zero. Under AdamW the pull is
-decoupled, w <- w - lr alpha (w - w0): through the loss it would be rescaled by the preconditioner.
+w_S, w0_S   the weights that came from the source, and what they were as loaded: a copy that nothing trains
+w_N         new weights, mostly the head's: they have no starting point and decay towards zero
+scope       "kernels": the weights of convolutions and fully connected layers; "all": biases and affine pairs as well
+
+A plain sum over elements, added once per step; the gradient is alpha (w - w0), nothing at the start. With SGD it is
+part of the loss, where momentum sees it. Under AdamW it acts beside the gradient, w <- w - lr alpha (w - w0): through
+the loss the preconditioner would rescale it. alpha = 0 is plain fine-tuning, w0 = 0 weight decay.
+
 Li, Grandvalet, Davoine, Explicit inductive bias for transfer learning with convolutional networks, ICML 2018.
+Their code penalises kernels alone. Where public implementations differ: some take in every weight, batch norm's affine
+pair too (scope "all"); one sums norms that are not squared, head included, which is a group lasso over layers and not
+this; one adds the penalty to an optimizer that decays weights towards zero as well. "alpha beta = 0.01" in the
+paper's text is beta here. Under batch norm, kernels are free of scale, so that part of the effect is one on the
+effective learning rate (Li et al. 2020).
+
+Cost: one pass over the weights per step, under 1 % of its operations, and one copy of the weights.
 """
 
 from collections.abc import Mapping

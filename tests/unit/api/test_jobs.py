@@ -127,6 +127,19 @@ def test_progress_counts_trials(house: House) -> None:
     assert (progress["trials_done"], progress["trials_total"], progress["share"]) == (2, 4, 0.5)
 
 
+def test_a_trial_tells_who_taught_it_and_where_it_deviates(house: House) -> None:
+    job = house.add_job("RUNNING")
+    plain = house.add_trial(job)
+    sentence = "Fisher information estimated on target images."
+    taught = house.add_trial(job, 1, attrs={
+        "teachers": [{"trial_id": plain, "blob": "ws/trials/x"}], "remarks": [sentence], "first_step_at": 1.0,
+    })  # fmt: skip
+    shown = house.ask("GET", f"/v1/trials/{taught}").json()
+    assert (shown["teachers"], shown["remarks"]) == ([plain], [sentence])
+    shown = house.ask("GET", f"/v1/trials/{plain}").json()
+    assert (shown["teachers"], shown["remarks"]) == ([], [])
+
+
 def test_trials_are_listed_by_number(house: House) -> None:
     job = house.add_job("RUNNING")
     made = [house.add_trial(job, number, "COMPLETE" if number else "RUNNING") for number in range(5)]

@@ -29,6 +29,7 @@ def spec_over(*sources: ResolvedSource, **slots: tuple[str, ...]) -> JobSpec:
 ANY = PartFacts(slot="regularizer", name="any", summary="")
 START = PartFacts(slot="regularizer", name="start", summary="", needs=("start",))
 TEACHER = PartFacts(slot="distillation", name="taught", summary="", needs=("teacher",))
+HEAD = PartFacts(slot="feature", name="own_classes", summary="", needs=("source_head",))
 CLASHES = PartFacts(slot="distillation", name="alone", summary="", clashes=("regularizer",))
 
 
@@ -62,6 +63,20 @@ def test_what_was_named_is_refused_instead() -> None:
 def test_nothing_left_is_a_refusal() -> None:
     with pytest.raises(Invalid, match="needs teacher"):
         legal_spec(spec_over(STARTED, distillation=("taught",)), facts(TEACHER), named=())
+
+
+def test_a_head_is_the_sources_to_offer_not_the_backbones() -> None:
+    """Published weights have their head; the same network from scratch, or registered without one, has none."""
+    resnet18 = catalogue().backbone("resnet18")
+    able = resnet18.model_copy(update={"provides": (*resnet18.provides, "source_head")})
+    known = facts(HEAD).model_copy(update={"backbones": (able,)})
+    headless = STARTED.model_copy(update={"ref": "src_1", "kind": "registered"})
+    with pytest.raises(Invalid, match="needs source_head"):
+        legal_spec(spec_over(STARTED.model_copy(update={"n_classes": 0}), feature=("own_classes",)), known, named=())
+    both = spec_over(STARTED.model_copy(update={"n_classes": 1000}), headless, feature=("own_classes", "none"))
+    legal = legal_spec(both, known, named=())
+    assert options(legal, "feature") == ("own_classes", "none")
+    assert "source_head" not in legal.provided_by("src_1")
 
 
 def test_a_clash_is_no_refusal_while_there_is_a_way_round_it() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from domain.catalogue import catalogue
-from domain.ids import new_id
 from domain.job import JobSpec
+from domain.recipe import refusals
+from domain.teaching import fixed_trials
 from store.session import reading, transaction
-from store.tables import JobRow, SourceRow
+from store.tables import JobRow, TrialRow
 from tests.house import CLASSES, House, check_problem
 
 
@@ -55,7 +56,17 @@ def options(spec: JobSpec, path: str) -> tuple[Any, ...]:
         ({"sources": ["src_0123456789abcdef"]}, 404, "source_not_found"),
         ({"sources": ["job_0123456789abcdef"]}, 404, "job_not_found"),
         ({"sources": ["../../etc/passwd"]}, 422, "bad_source"),
-        ({"teacher": "torchvision:resnet18"}, 422, "bad_teacher"),
+        ({"teacher": "somebody"}, 422, "bad_teacher"),
+        ({"teacher": "../../etc/passwd"}, 422, "bad_teacher"),
+        ({"teacher": "torchvision:resnet9000"}, 422, "unknown_backbone"),
+        ({"teacher": "torchvision:smallnet"}, 422, "no_published_weights"),
+        ({"teacher": "src_0123456789abcdef"}, 404, "source_not_found"),
+        ({"teacher": "best", "anchors": False}, 422, "teacher_needs_anchors"),
+        ({"teacher": "ensemble", "anchors": False}, 422, "teacher_needs_anchors"),
+        ({"teacher": "best"}, 422, "budget_too_small_for_teacher"),
+        ({"teacher": "torchvision:resnet50", "budget": {"trials": 4}}, 422, "budget_too_small_for_teacher"),
+        ({"source_dataset_id": "ds_0123456789abcdef"}, 404, "dataset_not_found"),
+        ({"source_dataset_id": "no dataset"}, 422, "bad_dataset"),
         ({"teacher": "job_0123456789abcdef"}, 404, "job_not_found"),
         ({"dataset_id": "ds_0123456789abcdef"}, 404, "dataset_not_found"),
         ({"dataset_id": "no dataset"}, 422, "bad_dataset"),
@@ -146,23 +157,7 @@ def test_an_unfinished_job_is_no_source(house: House) -> None:
 
 
 def test_a_registered_source_is_resolved(house: House) -> None:
-    source = new_id("source")
-    blob = house.keep_blob(source, f"{house.workspace_id}/sources/{source}/weights.safetensors", b"weights")
-    with transaction(house.site.engine) as session:
-        session.add(
-            SourceRow(
-                id=source,
-                workspace_id=house.workspace_id,
-                name="mine",
-                backbone="resnet34",
-                blob=blob,
-                size_bytes=7,
-                sha256="0" * 64,
-                n_classes=2,
-                classes=["a", "b"],
-                licence="MIT",
-            )
-        )
+    source = house.add_source("resnet34", classes=["a", "b"])
     (found,) = spec_of(house, sources=[source]).sources
     assert (found.kind, found.backbone, found.classes, found.licence) == ("registered", "resnet34", ("a", "b"), "MIT")
 
@@ -171,8 +166,103 @@ def test_a_teacher_brings_distillation(house: House) -> None:
     teacher = house.add_job("COMPLETE")
     spec = spec_of(house, teacher=teacher, sources=["torchvision:resnet18"])
     assert spec.teacher is not None
-    assert (spec.teacher.backbone, spec.teacher.head, spec.teacher.resolution) == ("resnet18", "linear", 224)
+    assert spec.teacher.kind == "job"
+    assert spec.teacher.recipe is not None
+    assert (spec.teacher.recipe.backbone, spec.teacher.recipe.data.resolution) == ("resnet18", 224)
+    assert list(house.site.blobs.read(str(spec.teacher.blob))) == [b"w" * 99]
     assert "soft_targets" in options(spec, "distillation")
+
+
+@pytest.mark.parametrize("ref", ["best", "ensemble"])
+def test_a_job_learns_from_its_own_trials(house: House, ref: str) -> None:
+    answer = ask(house, teacher=ref, budget={"trials": 4}, sources=["torchvision:resnet18"])
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["spec"]["teacher"] == ref
+    spec = spec_of(house, teacher=ref, budget={"wall_s": 60}, sources=["torchvision:resnet18"])
+    assert spec.teacher is not None
+    assert (spec.teacher.kind, spec.teacher.ref, spec.teacher.blob) == (ref, ref, None)
+    assert "soft_targets" in options(spec, "distillation")
+    assert [name for name, _ in fixed_trials(spec, catalogue())] == ["linear_probe", "fine_tuning", "l2_sp"]
+
+
+def test_a_larger_source_teaches_once_it_is_fine_tuned(house: House) -> None:
+    """What the job has fixed holds for it too, but for the parts, and for what its network cannot take."""
+    space = {"data.flip": False, "distillation": "soft_targets", "regularizer": "l2_sp", "data.resolution": 32}
+    sources = ["scratch:smallnet"]
+    refused = check_problem(ask(house, teacher="torchvision:resnet50", sources=sources, space=space), 422,
+                            "recipe_refused")  # fmt: skip
+    assert "l2_sp" in refused["detail"]
+    del space["regularizer"]
+    spec = spec_of(house, teacher="torchvision:resnet50", sources=sources, space=space)
+    assert spec.teacher is not None
+    assert (spec.teacher.kind, spec.teacher.ref) == ("source", "torchvision:resnet50")
+    assert [s.ref for s in spec.sources] == ["scratch:smallnet"], "the teacher is none of the sources"
+    fixed = dict(fixed_trials(spec, catalogue()))
+    assert list(fixed) == ["scratch", "teacher"]
+    assert "distillation" not in fixed["scratch"], "an anchor is never taught"
+    recipe = spec.recipe(fixed["teacher"], seed=1)
+    assert (recipe.source, recipe.backbone) == ("torchvision:resnet50", "resnet50")
+    assert (recipe.data.flip, recipe.data.resolution, recipe.optimizer.inner_ratio) == (False, 224, 0.1)
+    assert {slot: part.name for slot, part in recipe.parts.items()} == {"regularizer": "l2", "schedule": "freeze"}
+    assert refusals(recipe, spec.provided_by(recipe.source), catalogue()) == []
+
+
+def test_a_registered_source_that_teaches_cannot_be_deleted(house: House) -> None:
+    source = house.add_source()
+    job = ask(house, teacher=source, sources=["scratch:smallnet"]).json()["id"]
+    assert check_problem(house.ask("DELETE", f"/v1/sources/{source}"), 409, "still_needed")["needed_by"] == [job]
+
+
+def test_a_source_dataset_brings_source_data_and_is_kept(house: House) -> None:
+    related = house.add_dataset(classes=["oak", "elm"], content_hash="cd" * 32)
+    answer = ask(house, source_dataset_id=related)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["spec"]["source_dataset_id"] == related
+    job = answer.json()["id"]
+    with reading(house.site.engine) as session:
+        spec = JobSpec.model_validate(session.get_one(JobRow, job).spec)
+    assert "source_data" in spec.provided
+    assert check_problem(house.ask("DELETE", f"/v1/datasets/{related}"), 409, "still_needed")["needed_by"] == [job]
+
+
+def test_a_source_dataset_is_ready_and_another_one(house: House) -> None:
+    target = house.add_dataset()
+    for other in (target, house.add_dataset()):  # another upload of the same content is no other
+        check_problem(ask(house, dataset_id=target, source_dataset_id=other), 422, "source_dataset_is_target")
+    rejected = house.add_dataset("REJECTED")
+    check_problem(ask(house, dataset_id=target, source_dataset_id=rejected), 409, "dataset_not_ready")
+
+
+def test_a_source_head_is_offered_only_where_there_is_one(house: House) -> None:
+    """Published weights, named classes, or a linear head of ours; and a backbone that can carry it."""
+    carried = {b.name for b in catalogue().backbones if "source_head" in b.provides}
+    sources = ["torchvision:resnet18", "scratch:resnet18", house.add_source(classes=["a", "b"]), house.add_source(),
+               house.add_job("COMPLETE")]  # fmt: skip
+    spec = spec_of(house, sources=sources)
+    offered = ["source_head" in spec.provided_by(s.ref) for s in spec.sources]
+    assert offered == [has and "resnet18" in carried for has in (True, False, True, False, True)]
+    assert ["start" in spec.provided_by(s.ref) for s in spec.sources] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"surgery": {"name": "lora", "params": {"rank": 4}}},
+        {"surgery": {"name": "residual_adapter", "params": {}}},
+        {"distillation": {"name": "born_again", "params": {"ensemble": True}}},
+    ],
+)
+def test_a_network_of_another_structure_teaches_but_is_no_source(house: House, parts: dict[str, Any]) -> None:
+    job = house.add_job("COMPLETE")
+    with transaction(house.site.engine) as session:
+        best = session.get_one(TrialRow, session.get_one(JobRow, job).best_trial_id)
+        best.recipe = {**best.recipe, **parts}
+    name = next(iter(parts.values()))["name"]
+    assert name in check_problem(ask(house, sources=[job]), 422, "source_not_plain")["detail"]
+    spec = spec_of(house, teacher=job, sources=["torchvision:resnet18"])
+    assert spec.teacher is not None
+    assert spec.teacher.recipe is not None
+    assert name in {part.name for part in spec.teacher.recipe.parts.values()}
 
 
 def test_a_teacher_of_other_classes_is_refused(house: House) -> None:

@@ -135,3 +135,44 @@ def test_a_budget_of_time_pays_for_eight_default_trials() -> None:
 def test_steps_that_the_job_chose_are_left_alone() -> None:
     spec = in_time(spec_of(RESNET, steps={"high": 600}), 60).model_copy(update={"chosen": ("steps",)})
     assert fit_to_time(spec, s_per_trial=400) == spec
+
+
+ALL_PARTS = [(p.slot, p.name) for p in catalogue().parts]
+VIT = ResolvedSource(ref="torchvision:vit_b_16", backbone="vit_b_16", kind="torchvision")
+
+
+@pytest.mark.parametrize(("slot", "name"), ALL_PARTS)
+def test_a_job_that_names_a_part_and_nothing_else_has_a_legal_default(slot: str, name: str) -> None:
+    """What cannot stand beside the part goes, and what it asks of the rest of the recipe is there."""
+    part = catalogue().part(slot, name)
+    source = VIT if "transformer" in part.needs else RESNET
+    space = job_space(
+        "classification", (source,), catalogue(), n_train=400, has_teacher=True, has_source_data=True,
+        overrides={slot: name},
+    )  # fmt: skip
+    spec = JobSpec(
+        task="classification", sources=(source,), space=space, budget=Budget(trials=10),
+        objective=Objective(name="accuracy"), n_folds=1,
+    )  # fmt: skip
+    recipe = spec.recipe(at_defaults(spec, source.ref), seed=0)
+    offered = {"start", "source_head", "source_data", "teacher"}
+    assert refusals(recipe, offered, catalogue()) == []
+    assert recipe.parts[slot].name == name
+
+
+def test_options_that_need_what_the_job_lacks_are_not_searched() -> None:
+    both = spec_of(RESNET, teacher=True, feature="attention")
+    assert set(range_of(both, "feature.attention.guide").options) == {"source", "teacher"}
+    alone = spec_of(RESNET, feature="attention")
+    assert at_defaults(alone, RESNET.ref)["feature.attention.guide"] == "source"
+    with_teacher = spec_of(RESNET, feature="fitnet")
+    assert at_defaults(with_teacher, RESNET.ref)["feature.fitnet.guide"] == "source"
+
+
+def test_a_part_that_demands_a_batch_norm_mode_gets_it_and_a_contradiction_is_refused() -> None:
+    assert at_defaults(spec_of(RESNET, surgery="stochnorm"), RESNET.ref)["batch_norm"] == "train"
+    spec = spec_of(RESNET, surgery="stochnorm", batch_norm="eval")
+    recipe = spec.recipe(at_defaults(spec, RESNET.ref), seed=0)
+    (refusal,) = refusals(recipe, spec.provided_by(RESNET.ref), catalogue())
+    assert refusal.code == "part_demands"
+    assert "batch_norm" in refusal.detail

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -8,13 +9,14 @@ from graft.answers import Event, Interval, Job, Progress, Trial, read
 from graft.cli.account import account
 from graft.cli.following import Picture
 from graft.cli.telling import event_line
-from graft.cli.views import last_trials, picture_of
+from graft.cli.views import RANKING, Lines, last_trials, picture_of
 from graft.cli.wording import (
     best_so_far,
     duration,
     interval,
     number,
     objective,
+    ranking_lines,
     recipe_line,
     size,
     sparkline,
@@ -85,6 +87,27 @@ def test_a_trial_longer_than_the_budget_is_told() -> None:
     for fits in ({"estimate": {"s_per_trial": 100.0}}, {"estimate": None}, {"spec": {"budget": {"trials": 3}}}):
         assert too_long(read(Job, {**facts, **fits})) is None
     assert [trial_count(p) for p in (Progress(3, 20), Progress(3, None))] == ["3/20", "3"]
+
+
+def test_sources_are_ranked_one_a_line() -> None:
+    ranking = [
+        {"rank": 1, "source": "torchvision:resnet50", "scores": {"knn": 0.8125, "leep": None, "logme": 0.41234},
+         "seconds": 12.4},
+        {"rank": 2, "source": "src_1", "scores": {"knn": None, "logme": None}, "seconds": 3.0},
+    ]  # fmt: skip
+    estimate = {"ranking": ranking, "ranked_by": ["knn", "logme"], "ranks_first": "torchvision:resnet50"}
+    assert ranking_lines(estimate) == [
+        "1. torchvision:resnet50  knn 0.8125, logme 0.4123  (12 s)",
+        "2. src_1  no score  (3 s)",
+    ]
+    assert ranking_lines({"s_per_trial": 1.0}) == []
+
+
+def test_lines_print_the_ranking_with_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = {"rank": 1, "source": "src_1", "scores": {"logme": 0.5}, "seconds": 1.0}
+    estimate = {"s_per_trial": 3.0, "device": "cpu", "ranking": [entry], "ranked_by": ["logme"]}
+    Lines().event(Event(6, "job.estimate", estimate), Picture(read(Job, FACTS)))
+    assert capsys.readouterr().out.splitlines()[1:] == [RANKING, "1. src_1  logme 0.5000  (1 s)"]
 
 
 def test_the_account_says_when_only_anchors_were_compared() -> None:

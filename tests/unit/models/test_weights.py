@@ -207,4 +207,4 @@ def test_a_foreign_network_is_refused() -> None:
 
 def test_every_torchvision_source_is_a_registered_backbone() -> None:
     published = {entry.variant.weights for entry in members().values()} - {None}
-    assert len(published) == 9
+    assert len(published) == 18

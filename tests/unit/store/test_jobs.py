@@ -199,6 +199,10 @@ def test_what_an_unfinished_job_needs_is_told_by_name(engine: Engine) -> None:
         by_teacher = add_job(session, dataset, "PAUSED", teacher={"ref": done.id})
         add_job(session, dataset, "FAILED", sources=[source(done.id)])
         workspace_id = dataset.workspace_id
+        related = add_dataset(session, workspace_id)
+        by_data = add_job(session, related, "RUNNING", source_dataset_id=dataset.id, teacher={"ref": "best"})
+        assert jobs.needers(session, workspace_id, dataset.id) == [by_source.id, by_teacher.id, by_data.id]
+        become(session, by_data, "CANCELLED")
         assert jobs.needers(session, workspace_id, done.id) == [by_source.id, by_teacher.id]
         assert jobs.needers(session, workspace_id, dataset.id) == [by_source.id, by_teacher.id]
         with pytest.raises(Conflict) as caught:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from domain.lot import TeacherFiles
-from tests.toys import write_pack, write_source
+from tests.toys import make_recipe, write_pack, write_source
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,6 @@ def teach() -> Callable[[Path], TeacherFiles]:
 
     def write(path: Path) -> TeacherFiles:
         write_source(path, "tiny_resnet", n_classes=3, seed=5)
-        return TeacherFiles(weights=str(path), backbone="tiny_resnet", head="linear", resolution=32)
+        return TeacherFiles(weights=str(path), recipe=make_recipe("tiny_resnet"))
 
     return write

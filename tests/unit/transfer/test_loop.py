@@ -153,7 +153,7 @@ def test_input_gradients_agree_with_finite_differences(pack: Path, source: Path,
     run = open_run(make_recipe(batch_norm="eval"), pack, source, tmp_path)
     run.setting.parts = run.bench.parts = [bind_module("feature", "probe", TwoPhases(), {})]
     loop = Loop(run.bench, everything(run), 0, 4)
-    step = loop._step(run.bench.train[:4])
+    step = loop._step()
     gradient = step.student.input_gradient(step.student.logits[:, 0])
     run.net.eval()
     direction = torch.randn_like(step.inputs)
