@@ -224,10 +224,10 @@ def _affordable(
     table = catalogue.part(slot, name).needs_by.get(param)
     if table is None or not isinstance(range_, Choice):
         return range_
-    offered = tuple(o for o in range_.options if str(o) not in table or table[str(o)] in have)
-    if not offered or offered == range_.options:
-        return range_
-    return Choice(options=offered, default=range_.default if range_.default in offered else offered[0])
+    offered = tuple(o for o in range_.options if str(o) not in table or table[str(o)] in have) or range_.options
+    # A source dataset is named to be used.
+    default = next((o for o in offered if table.get(str(o)) == "source_data" and "source_data" in have), range_.default)
+    return Choice(options=offered, default=default if default in offered else offered[0])
 
 
 def _named(slot: str, wanted: Any, catalogue: Catalogue) -> list[str]:

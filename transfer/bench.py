@@ -171,10 +171,13 @@ class Bench:
         """A seed for what is prepared: the same whatever the recipe's, for trials share what was prepared."""
         return int(np.random.SeedSequence([self.fold, n, 77]).generate_state(1, np.uint64)[0] >> 1)
 
-    def once(self, key: tuple[Hashable, ...], make: Callable[[], Tensors]) -> Tensors:
-        """What `make` returns, worked out once for all trials of this source, pack and fold."""
+    def once(self, key: tuple[Hashable, ...], make: Callable[[], Tensors], *, of_net: bool = False) -> Tensors:
+        """What `make` returns, worked out once for all trials of this source, pack and fold.
+
+        `of_net` says that it looks at `net`, which surgery may have changed, and not at the source as loaded alone.
+        """
         setting = self.setting
-        if setting.start_key is None or any(part.slot == "surgery" for part in self.parts):
+        if setting.start_key is None or (of_net and any(part.slot == "surgery" for part in self.parts)):
             return make()
         whole = (setting.start_key, setting.pack_key, setting.order.n_folds, self.fold, setting.order.precision, key)
         return PREPARED.get(whole, make)

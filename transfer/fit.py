@@ -25,7 +25,6 @@ from models.weights import save_weights
 from transfer import resume, warm
 from transfer.bench import Halted
 from transfer.fold import FoldRun, Logits, Sight, choose, measure
-from transfer.loop import below
 from transfer.setting import Setting
 
 Stopped = Callable[[str], str]
@@ -108,7 +107,7 @@ class _Trial:
             self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
             if saved is not None and saved[0]["run"] is not None:
-                self.run.restore(saved[0]["run"], below(saved[1], "run"))
+                self.run.restore(saved[0]["run"], resume.below(saved[1], "run"))
             saved = None
             for sight in self.run.run():
                 yield self._report(sight, setting.n_fits)
@@ -229,7 +228,7 @@ class _Trial:
         if facts["remarks"]:
             self.facts["remarks"] = facts["remarks"]
         for place, choice in enumerate(facts["choices"]):
-            found = below(tensors, f"fold/{place}")
+            found = resume.below(tensors, f"fold/{place}")
             self.folds.append({
                 "choice": choice,
                 **{k: found[k].numpy() if k in found else None for k in ("logits", "candidates")},

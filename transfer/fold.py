@@ -14,9 +14,10 @@ from models.ensemble import mean_logits
 from transfer.bench import Bench
 from transfer.checkpoint import join_members
 from transfer.closed_form import logits_of, solve_path
-from transfer.loop import Loop, below
+from transfer.loop import Loop
 from transfer.phase import Outcome, Phase, Plan, covers
 from transfer.prefix import Prefix, open_prefix
+from transfer.resume import below
 from transfer.setting import Setting
 
 Logits = NDArray[np.float32]
@@ -150,7 +151,7 @@ class FoldRun:
     def _evaluate(self, loop: Loop) -> tuple[Sight, bool]:
         """Look at val, and keep a copy of the network if it was never better."""
         terms, value, better = loop.means(), None, False
-        if len(self.bench.val):
+        if len(self.bench.val) and loop.follows_the_task:
             self.logits = loop.predict(self.bench.val)
             value, found = measure(self.setting, self.logits, self.bench.val_labels)
             terms |= {f"val/{name}": number for name, number in found.items()}

@@ -78,6 +78,14 @@ def drawing(rng: torch.Generator) -> Iterator[None]:
         yield
 
 
+def fresh_head(width: int, n_classes: int, rng: torch.Generator) -> nn.Linear:
+    """A linear layer drawn as torch draws one, from `rng`."""
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, width, n_classes)
+    for weight in head.parameters():
+        nn.init.uniform_(weight, -(width**-0.5), width**-0.5, generator=rng)
+    return head
+
+
 def first_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The tokens: attention returns them in front of its weights."""
     return output[0] if isinstance(output, tuple) else output

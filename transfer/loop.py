@@ -23,7 +23,8 @@ from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
 from transfer.phase import OptimizerSpec, Phase, covers
 from transfer.prefix import Prefix, open_prefix
-from transfer.step import PartState, Step, View, Weights
+from transfer.resume import below
+from transfer.step import PartState, Step, View, Weights, swapped
 from transfer.views import Items
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
@@ -54,7 +55,7 @@ class Loop:
         self.n_bad = 0  # evaluations since the best one
         self._sums: dict[str, Tensor] = {}
         self._n_summed = 0
-        self._drawn = Drawn(bench.train)
+        self._drawn, self._opened = Drawn(bench.train), False  # the items of the present epoch, and if it has any yet
         self._draw_state: dict[str, Tensor] = {}
         self._set_trainable()
         self.optimizer = self._make_optimizer()
@@ -113,14 +114,15 @@ class Loop:
     def _make_optimizer(self) -> Optimizer:
         """One group per stage, the head's own, and one per part of the net that the phase names."""
         given, stages = self.recipe.optimizer, self.net.stage_names
-        specs = {**{name: OptimizerSpec(lr=lr) for name, lr in self.bench.rates.items()}, **self.phase.optimizer}
+        # What surgery gives a rate of its own keeps it; of prefixes within one another the longest holds.
+        specs = {**self.phase.optimizer, **{name: OptimizerSpec(lr=lr) for name, lr in self.bench.rates.items()}}
         groups: dict[tuple[str, float, float], list[str]] = {}
         for name in self.weights:
             unit = name.partition(".")[0]
             lr, momentum = given.lr_head, given.momentum
             if unit in stages and not covers(self.bench.new, name):
                 lr *= given.inner_ratio * given.stage_decay ** (len(stages) - 1 - stages.index(unit))
-            special = next((p for p in specs if covers((p,), name)), None)
+            special = max((p for p in specs if covers((p,), name)), key=len, default=None)
             if special is not None:
                 spec = specs[special]
                 lr = given.lr_head if spec.lr is None else spec.lr
@@ -159,11 +161,18 @@ class Loop:
     def _mixup(self) -> float:
         return self.recipe.data.mixup_alpha if self.phase.mixup_alpha is None else self.phase.mixup_alpha
 
+    @property
+    def follows_the_task(self) -> bool:
+        """Whether this phase trains what val is measured by: others leave a head that knows nothing yet."""
+        taught = self._distillations if self.phase.teacher != "none" else []
+        terms = [("task", ""), *((part.name, part.slot) for part in taught)]
+        return any(self.phase.weight(term, at, slot) > 0 for at in (0.0, 1.0) for term, slot in terms)
+
     # --- the loop
 
     def train(self) -> Iterator[None]:
         """Take the remaining steps; yields after each one at which the network should be evaluated."""
-        if not self.step:
+        if not self._opened:
             self._open_epoch()
         while self.step < self.n_steps:
             self.bench.ask()
@@ -257,6 +266,7 @@ class Loop:
     # --- epochs
 
     def _open_epoch(self) -> None:
+        self._opened = True
         rng = np.random.default_rng((self.seed, self.epoch, 2))
         if self._draw is None:
             self._drawn = Drawn(rng.permutation(self.bench.train))
@@ -334,7 +344,7 @@ class Loop:
     def averaged(self) -> Any:
         """Inside, the network holds the averaged weights."""
         average = next((s.averaged for s in self.states.values() if s.averaged), None)
-        return nullcontext() if average is None else _Swapped({**self.weights.tensors, **self.weights.buffers}, average)
+        return nullcontext() if average is None else swapped({**self.weights.tensors, **self.weights.buffers}, average)
 
     # --- interruption
 
@@ -360,6 +370,7 @@ class Loop:
         self.step, self.epoch, self.batch = facts["step"], facts["epoch"], facts["batch"]
         self._n_summed, self.n_bad = facts["n_summed"], facts["n_bad"]
         self._sums = {n: t.to(self.setting.device) for n, t in below(tensors, "sum").items()}
+        self._opened = True  # what was drawn has come along
         self._drawn = Drawn(**{name: rows.numpy() for name, rows in below(tensors, "drawn").items()})
         self._draw_state = below(tensors, "draw_state")
         self.optimizer.restore(below(tensors, "optimizer"))
@@ -369,26 +380,3 @@ class Loop:
             average = below(tensors, f"average/{key}")
             state.averaged = {name: torch.empty_like(live[name]).copy_(t) for name, t in average.items()}
             state.tensors = {n: t.to(self.setting.device) for n, t in below(tensors, f"part/{key}").items()}
-
-
-class _Swapped:
-    """Exchanges the contents of live and averaged tensors, without copying, and back."""
-
-    def __init__(self, live: Mapping[str, Tensor], average: dict[str, Tensor]) -> None:
-        self._live, self._average = live, average
-
-    def _swap(self) -> None:
-        for name, average in self._average.items():
-            live = self._live[name]
-            live.data, self._average[name] = average, live.data
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose key begins with `prefix/`, without it."""
-    return {key[len(prefix) + 1 :]: t for key, t in tensors.items() if key.startswith(prefix + "/")}

@@ -32,6 +32,12 @@ def pairs(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[tuple[
     return [(a, b.detach()) for a, b in zip(mine, its, strict=True)]
 
 
+def of_blocks(maps: Mapping[str, Tensor], net: Network) -> dict[str, Tensor]:
+    """The maps of stages with residual blocks, all where a network has none: the stem of a residual net stays out."""
+    with_blocks = {name.partition(".")[0] for name in net.block_names}
+    return {stage: found for stage, found in maps.items() if stage in with_blocks or not with_blocks}
+
+
 def energy(features: Tensor) -> Tensor:  # (B, c, h, w) -> (B, 1, h, w)
     """sum_channels F^2: where a network looks."""
     return features.float().square().sum(1, keepdim=True)

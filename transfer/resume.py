@@ -43,3 +43,8 @@ def read(folder: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Tensor]] 
         return None
     tensors, _ = read_weights(folder / TENSORS)
     return facts, tensors
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose key begins with `prefix/`, without it."""
+    return {key[len(prefix) + 1 :]: t for key, t in tensors.items() if key.startswith(prefix + "/")}

@@ -1,6 +1,7 @@
 """What the losses of parts see: one step of training, every value worked out when it is first asked for."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -186,3 +187,18 @@ class PartState:
     progress: float = 0.0  # of the phase, set before each step
     tensors: dict[str, Tensor] = field(default_factory=dict)
     averaged: dict[str, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def swapped(live: Mapping[str, Tensor], average: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, live tensors hold what the average held and the other way round; nothing is copied."""
+
+    def swap() -> None:
+        for name in average:
+            live[name].data, average[name] = average[name], live[name].data
+
+    swap()
+    try:
+        yield
+    finally:
+        swap()

@@ -168,7 +168,7 @@ def test_it_trains_at_the_ends_of_its_ranges(part: PartFacts, bed: Bed, tmp_path
 
 
 def test_same_seed_same_bits_also_after_an_interruption(part: PartFacts, bed: Bed, tmp_path: Path) -> None:
-    """Paused at the third question, wherever that falls, and at the one after the middle of all."""
+    """Paused at the first question, at the third, wherever that falls, and at the one after the middle of all."""
 
     def order(name: str) -> LotOrder:
         return bed.order(part, {}, tmp_path / name, steps=7)
@@ -189,7 +189,7 @@ def test_same_seed_same_bits_also_after_an_interruption(part: PartFacts, bed: Be
     _, again, other = result(order("two"))
     assert all(torch.equal(weights[n], again[n]) for n in weights)
     assert np.array_equal(logits, other)
-    for pause_at in {3, n_asked // 2 + 1}:
+    for pause_at in {1, 3, n_asked // 2 + 1}:
         asked = 0
         warm.forget()
         paused = Fit(order("three"), stopped=stopped)

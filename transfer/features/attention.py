@@ -5,11 +5,12 @@ Q = vec(sum_channels F^2) / ||.||_2 per sample and tap, F (B, c, h, w) the featu
 mode "code"    beta * sum_taps mean_{b, pixels} (Q_S - Q_T)^2        what the authors' code computes, beta about 1e3
 mode "paper"   beta / 2 * sum_taps mean_b ||Q_S - Q_T||_2            equation 2, the norm unsquared
 
-The two are on different scales: beta of one says nothing about beta of the other. The guide is the source as loaded or
-the job's teacher. Taps are the outputs of the stages, matched by position from the last backwards, since a teacher of
-another backbone calls them differently and may have more; where h, w differ, sum_channels F^2 of the larger map is
-interpolated to the smaller. Token networks are read as maps of their patches, without the class token. (Other codes sum
-|F|^p, or average over taps where this sums.)
+The two are on different scales: beta of one says nothing about beta of the other, so its range covers both. The guide
+is the source as loaded or the job's teacher. Taps are the outputs of the stages (of those with residual blocks where
+there are some: not the stem's), matched by position from the last backwards, since a teacher of another backbone calls
+them differently and may have more; where h, w differ, sum_channels F^2 of the larger map is interpolated to the
+smaller. Token networks are read as maps of their patches, without the class token. (Other codes sum |F|^p, or average
+over taps where this sums.)
 
 Cost: one forward pass of the guide per step.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from domain.space import Choice, FloatRange
-from transfer.maps import energy, guide_of, pairs, same_size
+from transfer.maps import energy, guide_of, of_blocks, pairs, same_size
 from transfer.step import Step
 
 SPACE = {
@@ -32,7 +33,7 @@ NEEDS_BY = {"guide": {"source": "start", "teacher": "teacher"}}
 
 
 def loss(step: Step, *, beta: float, mode: str, guide: str) -> Tensor:  # ()
-    matched = pairs(step.student.features, guide_of(step, guide).features)
+    matched = pairs(of_blocks(step.student.features, step.net), guide_of(step, guide).features)
     return beta * torch.stack([distance(own, given, mode=mode) for own, given in matched]).sum()
 
 

@@ -7,11 +7,12 @@ y_s        source class, S of them
 p(y_s|y_t) (C, S), the category relationship
 q          softmax of the source head (S, D) on the student's pooled features (B, D)
 
-The head starts as the source's, learns at the rate of a head, and is left out of the checkpoint. The relationship is
-the paper's direct one: the mean of the source's probabilities p(y_s | x) over the train items of a class, on evaluation
-pixels; a class without train items takes the mean over all. The paper's reverse one first calibrates the source by a
-temperature fitted on held-out source data, fits p(y_t | y_s) by logistic regression from calibrated probabilities to
-labels and inverts it by Bayes' rule; source data is what a target box lacks, so that is not here.
+The head starts as the source's, learns at the rate of a head and counts among the new weights (a regularizer's beta
+pulls it to zero, not to where it started), and is left out of the checkpoint. The relationship is the paper's direct
+one: the mean of the source's probabilities p(y_s | x) over the train items of a class, on evaluation pixels; a class
+without train items takes the mean over all. The paper's reverse one first calibrates the source by a temperature fitted
+on held-out source data, fits p(y_t | y_s) by logistic regression from calibrated probabilities to labels and inverts it
+by Bayes' rule; source data is what a target box lacks, so that is not here.
 You, Kou, Long, Wang, Co-tuning for transfer learning, NeurIPS 2020; they take weight 2.3.
 
 Cost: one forward pass of the source over train, once; one more linear layer per step.

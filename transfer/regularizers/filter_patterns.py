@@ -21,8 +21,8 @@ data, it has no step of its own.
 Aygun, Aytar, Ekenel, Exploiting convolution filter patterns for transfer learning, ICCV workshops 2017. The paper's
 equations could not be checked: what is here follows its abstract. No public implementation is known.
 
-Cost: once, a fit per layer (seconds in all at K = 16, minutes at 256); per step the densities of 1024 slices per layer,
-about 3 % of a step of ResNet-18 at K = 16.
+Cost: once, a fit per layer (ResNet-18, full, one thread: 9 s in all at K = 16, about three minutes at 256); per step
+the densities of 1024 slices per layer, about 3 % of a step of ResNet-18 at K = 16.
 """
 
 import math

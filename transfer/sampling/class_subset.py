@@ -25,13 +25,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from domain.recipe import SLOTS
 from domain.space import FloatRange, IntRange
 from models.network import Network
 from transfer.bench import Bench, Drawn, Pools
+from transfer.grafting import fresh_head
 from transfer.phase import Outcome, Phase, Plan, Rebuilt, Site
 from transfer.similarity import MIN_IMAGES, Classes, class_means, nearest_classes
 from transfer.source_data import SourceData
@@ -50,7 +51,7 @@ BATCH = 64
 
 def prepare(bench: Bench, *, k: int, share: float) -> dict[str, Tensor]:  # noqa: ARG001 - how long is phases' matter
     data = _source_data(bench)
-    found = bench.once(("class_subset", _source_file(bench)), lambda: _classes(bench))
+    found = bench.once(("class_subset", _source_file(bench)), lambda: _classes(bench), of_net=True)
     source, target = (
         Classes(found[f"{which}/means"].numpy(), found[f"{which}/counts"].numpy()) for which in ("source", "target")
     )
@@ -71,11 +72,7 @@ def prepare(bench: Bench, *, k: int, share: float) -> dict[str, Tensor]:  # noqa
 
 def rebuild(net: Network, site: Site, *, k: int, share: float) -> Rebuilt:  # noqa: ARG001 - the same for any
     """A head for the source's classes beside the target's."""
-    head = nn.utils.skip_init(nn.Linear, net.feature_dim, site.n_source_classes)
-    bound = net.feature_dim**-0.5
-    for weight in head.parameters():
-        nn.init.uniform_(weight, -bound, bound, generator=site.rng)
-    net.add_module(HEAD_NAME, head)
+    net.add_module(HEAD_NAME, fresh_head(net.feature_dim, site.n_source_classes, site.rng))
     return Rebuilt(net, new=(HEAD_NAME,), train_only=(HEAD_NAME,))
 
 

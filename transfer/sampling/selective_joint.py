@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from domain.space import FloatRange, IntRange
@@ -36,6 +36,7 @@ from models.network import Network
 from transfer.bench import Bench, Drawn, Pools
 from transfer.descriptors import grey, neighbours
 from transfer.evaluate import log_softmax
+from transfer.grafting import fresh_head
 from transfer.phase import Outcome, Rebuilt, Site
 from transfer.step import Step
 from transfer.warm import file_key
@@ -80,11 +81,7 @@ def _pictures(bench: Bench, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterato
 
 def rebuild(net: Network, site: Site, *, k0: int, source_weight: float) -> Rebuilt:  # noqa: ARG001
     """A head for the source's classes beside the target's."""
-    head = nn.utils.skip_init(nn.Linear, net.feature_dim, site.n_source_classes)
-    bound = net.feature_dim**-0.5
-    for weight in head.parameters():
-        nn.init.uniform_(weight, -bound, bound, generator=site.rng)
-    net.add_module(HEAD_NAME, head)
+    net.add_module(HEAD_NAME, fresh_head(net.feature_dim, site.n_source_classes, site.rng))
     return Rebuilt(net, new=(HEAD_NAME,), train_only=(HEAD_NAME,))
 
 

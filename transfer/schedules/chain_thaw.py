@@ -12,7 +12,7 @@ whichever phase: a phase that never improves is rolled back. Each has the same p
 source in a unit (drawn anew by surgery) the unit belongs to N. Felbo et al. 2017 (DeepMoji), arXiv:1708.00524. Their
 code has Adam, 1e-3 for the head alone and 1e-4 in all later phases, and takes the lowest loss on val; here rates are
 the recipe's (in the last phase the head's own rate, not the others'), and the job's objective says what is best, the
-log-loss among equals.
+log-loss among equals. A fit without val (the closing one on train and val) spends all its steps and rolls nothing back.
 Cost: at most that of fine-tuning per step; two phases more than there are units, four evaluations on val in each.
 """
 

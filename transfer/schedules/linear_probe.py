@@ -12,6 +12,7 @@ from collections.abc import Generator
 
 from transfer.phase import Outcome, Phase, Plan
 
+NEEDS = ("start",)
 DEMANDS = {"head.kind": ("linear",)}
 CLASHES = ("surgery", "feature", "distillation", "regularizer", "averaging", "sampling")
 

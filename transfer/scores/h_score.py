@@ -5,8 +5,8 @@
 Between 0 (the classes have one mean) and min(D, C - 1). Bao et al., ICIP 2019.
 
 With n <= D + 1 it would be C - 1 for any features in general position, which ranks nothing: the score is then nan, and
-`h_score_shrunk` is the variant with a shrunk covariance for that. Public implementations differ in the cut-off of the pseudo-inverse (here: eps
-max(n, D) of the largest eigenvalue) and in dividing by n or n - 1.
+`h_score_shrunk` is the variant with a shrunk covariance for that. Public implementations differ in the cut-off of the
+pseudo-inverse (here: eps max(n, D) of the largest eigenvalue) and in dividing by n or n - 1.
 
 Cost: one eigendecomposition of the smaller Gram matrix, O(n D min(n, D)).
 """

@@ -37,6 +37,7 @@ SPACE = {
     "entropy_weight": FloatRange(low=0.0, high=1.0, default=0.0),
 }
 NEEDS = ("start", "blocks")
+CLASHES = ("schedule.freeze",)  # a policy over blocks that nobody tunes has no gradient
 ADDS_WEIGHTS = True
 POLICY, FROZEN = "policy", "frozen"
 EPSILON = 1e-20

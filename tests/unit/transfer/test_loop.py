@@ -211,3 +211,31 @@ def test_a_teacher_of_its_own_past_is_pinned(pack: Path, source: Path, tmp_path:
     assert not teacher.training
     assert not any(w.requires_grad for w in teacher.parameters())
     assert not torch.equal(teacher.state_dict()["head.weight"], run.net.state_dict()["head.weight"])
+
+
+def test_a_phase_that_does_not_train_the_task_is_not_measured(pack: Path, source: Path, tmp_path: Path) -> None:
+    """Its head knows nothing yet: such a value would mislead the pruner, and could be kept as the best."""
+
+    class FirstItself:
+        def phases(self, plan: Plan) -> Any:
+            yield Phase(trainable=plan.stages, terms={"pull": 1.0}, share=0.5)
+            yield Phase(trainable=plan.everything)
+
+        def loss(self, step: Any) -> Any:
+            return step.student.pooled.square().mean()
+
+    order = make_order(make_recipe(steps=8), pack, source, tmp_path)
+    setting = Setting(order, order.trials[0], lambda _: "go")
+    setting.parts = [bind_module("feature", "pull", FirstItself(), {})]
+    sights = list(FoldRun(setting, 0).run())
+    assert {sight.value is None for sight in sights if sight.phase == 0} == {True}
+    assert {sight.value is None for sight in sights if sight.phase == 1} == {False}
+
+
+def test_what_surgery_gives_a_rate_of_its_own_keeps_it(pack: Path, source: Path, tmp_path: Path) -> None:
+    run = open_run(make_recipe(), pack, source, tmp_path)
+    run.bench.rates = {"block2.conv": 0.25}
+    phase = Phase(trainable=run.bench.plan.everything, optimizer={"block2": OptimizerSpec(lr=0.5)})
+    peak = Loop(run.bench, phase, 0, 4).optimizer.peak
+    assert peak["block2.conv.weight"] == 0.25
+    assert peak["block2.bn.weight"] == 0.5

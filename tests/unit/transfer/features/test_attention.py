@@ -18,8 +18,9 @@ def maps(seed: int, *shape: int) -> Tensor:
     return torch.randn(*(shape or (5, 7, 3, 4)), generator=torch.Generator().manual_seed(seed))
 
 
-def step(**views: dict[str, Tensor]) -> Any:
-    return SimpleNamespace(**{name: SimpleNamespace(features=features) for name, features in views.items()})
+def step(block_names: tuple[str, ...] = (), **views: dict[str, Tensor]) -> Any:
+    seen = {name: SimpleNamespace(features=features) for name, features in views.items()}
+    return SimpleNamespace(**seen, net=SimpleNamespace(block_names=block_names))
 
 
 def test_the_codes_form_is_a_cosine() -> None:
@@ -49,6 +50,12 @@ def test_taps_are_matched_from_the_last_backwards(mode: str) -> None:
     found = attention.loss(step(student=own, teacher=its), beta=1.0, mode=mode, guide="teacher")
     expected = distance(own["s2"], its["layer7"], mode=mode) + distance(own["s3"], its["layer8"], mode=mode)
     torch.testing.assert_close(found, expected)
+
+
+def test_the_stem_of_a_residual_network_stays_out() -> None:
+    own, its = {"stem": maps(0), "layer1": maps(1)}, {"stem": maps(2), "layer1": maps(3)}
+    found = attention.loss(step(("layer1.0",), student=own, source=its), beta=1.0, mode="code", guide="source")
+    torch.testing.assert_close(found, distance(own["layer1"], its["layer1"], mode="code"))
 
 
 def test_the_larger_attention_map_is_interpolated() -> None:
