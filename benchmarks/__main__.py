@@ -1,15 +1,20 @@
-"""`python -m benchmarks [names…]` runs the measurements named, or all, and prints one table."""
+"""`python -m benchmarks [names…]` runs the measurements named, or all, and prints one table.
+
+`python -m benchmarks methods --quick | --real` compares every method: see `benchmarks/methods.py`.
+"""
 
 import sys
 from importlib import import_module
 
 from benchmarks.table import Figure, machine, publish, render
 
-NAMES = ("startup", "submit", "upload", "trainer", "gap")
+NAMES = ("startup", "submit", "upload", "trainer", "gap", "costs")
 ASKED = ("small_val",)  # run when named: they settle a decision, not a speed
 
 
 def main(names: list[str]) -> int:
+    if names[:1] == ["methods"]:
+        return int(import_module("benchmarks.methods").main(names[1:]))
     unknown = sorted(set(names) - {*NAMES, *ASKED})
     if unknown:
         print(f"there is no benchmark {', '.join(unknown)}; there are {', '.join([*NAMES, *ASKED])}", file=sys.stderr)

@@ -3,8 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,29 @@ PACKAGES = ("torch", "torchvision", "numpy", "fastapi", "uvicorn", "sqlalchemy",
 
 @dataclass(frozen=True)
 class Figure:
-    """One number. `aim` is a bound in the figure's own unit, with its sense: ("<=", 50.0) or (">=", 0.95)."""
+    """One number. `aim` is a bound in the figure's own unit, with its sense: ("<=", 50.0) or (">=", 0.95).
+
+    `columns` are what else is known of it: kept in the JSON beside the five fields, not printed.
+    """
 
     figure: str
-    value: float
+    value: float | None  # None: could not be measured
     unit: str
     aim: tuple[str, float] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool | None:
-        if self.aim is None:
+        if self.aim is None or self.value is None:
             return None
         sense, bound = self.aim
         return self.value <= bound if sense == "<=" else self.value >= bound
 
     def row(self) -> dict[str, Any]:
         aim = None if self.aim is None else f"{self.aim[0]} {self.aim[1]:g}"
-        return {**asdict(self), "value": float(f"{self.value:.5g}"), "aim": aim, "holds": self.holds}
+        value = None if self.value is None else float(f"{self.value:.5g}")
+        row = {"figure": self.figure, "value": value, "unit": self.unit, "aim": aim, "holds": self.holds}
+        return row | dict(self.columns)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -69,12 +75,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def publish(name: str, figures: Sequence[Figure], facts: dict[str, Any]) -> None:
-    """Print the figures of one measurement and keep them. `facts` were taken by `machine()` before it began."""
+def publish(name: str, figures: Sequence[Figure], facts: dict[str, Any], *, shown: str | None = None) -> None:
+    """Print the figures of one measurement and keep them. `facts` were taken by `machine()` before it began.
+
+    `shown` is what is printed where the measurement has a table of its own.
+    """
     OUT.mkdir(exist_ok=True)
     page = {"machine": facts, "rows": [figure.row() for figure in figures]}
     (OUT / f"{name}.json").write_text(json.dumps(page, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    print(render({name: figures}), flush=True)
+    print(render({name: figures}) if shown is None else shown, flush=True)
 
 
 def render(figures: dict[str, Sequence[Figure]]) -> str:
@@ -83,8 +92,14 @@ def render(figures: dict[str, Sequence[Figure]]) -> str:
     for name, rows in figures.items():
         for row in (figure.row() for figure in rows):
             holds = {True: "yes", False: "NO", None: ""}[row["holds"]]
-            lines.append((name, row["figure"], f"{row['value']:g}", row["unit"], row["aim"] or "", holds))
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+            value = "-" if row["value"] is None else f"{row['value']:g}"
+            lines.append((name, row["figure"], value, row["unit"], row["aim"] or "", holds))
+    return grid(lines)
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of cells under each other, a rule below the first."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
 

@@ -71,6 +71,7 @@ class BackboneFacts(Frozen):
     taps: tuple[str, ...]
     provides: tuple[str, ...]  # of taps, conv, conv3x3, batch_norm, blocks, transformer, source_head, double_backward
     feature_dim: int
+    head: str | None = None  # what torchvision calls its last layer, the source head of published weights
     n_weights: int
     preprocessing: Preprocessing
     min_resolution: int

@@ -36,6 +36,7 @@ def facts_of(entry: Member) -> BackboneFacts:
         feature_dim=anatomy.feature_dim,
         n_weights=sum(weight.numel() for stage in anatomy.stages.values() for weight in stage.parameters()),
         preprocessing=preprocessing_of(entry),
+        head=anatomy.head_name,
         min_resolution=variant.min_resolution,
         fixed_resolution=variant.fixed_resolution,
         resolutions=variant.resolutions,

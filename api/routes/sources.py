@@ -18,7 +18,7 @@ from api.schemas.text import Name
 from api.site import Site, SiteDep
 from api.streams import PIECE_BYTES, check_raw, given_sha256, in_thread, take
 from api.transactions import ReadDep, WriteDep
-from domain.catalogue import catalogue
+from domain.catalogue import BackboneFacts, catalogue
 from domain.errors import Invalid
 from domain.ids import new_id
 from intake.model_file import check_safetensors
@@ -126,6 +126,12 @@ def _read_classes(text: str) -> list[str]:
     return [check_text(item, "query.classes") for item in value]
 
 
+def _head_width(tensors: dict[str, dict[str, Any]], backbone: BackboneFacts) -> int:
+    """How many classes the linear head in a file tells apart, under Graft's name or torchvision's; 0 without one."""
+    named = (tensors.get(f"{prefix}.weight") for prefix in ("head", backbone.head) if prefix is not None)
+    return next((int(found["shape"][0]) for found in named if found is not None and len(found["shape"]) > 1), 0)
+
+
 def _save(body: BinaryIO, path: Path) -> None:
     with path.open("wb") as file:
         shutil.copyfileobj(body, file, PIECE_BYTES)
@@ -141,13 +147,15 @@ def _keep(
     classes: list[str],
     licence: str,
 ) -> Source:
-    check_safetensors(path)
+    n_classes = _head_width(check_safetensors(path), catalogue().backbone(backbone))
+    if classes and n_classes and len(classes) != n_classes:
+        raise Invalid("classes_differ", f"the file's head tells {n_classes} classes apart, and {len(classes)} are named")
     source_id = new_id("source")
     key = f"{caller.workspace_id}/sources/{source_id}/weights.safetensors"
     info = site.blobs.put(key, path, sha256=sha256)
     with transaction(site.engine) as session:
         row = datasets.insert_source(
             session, caller.workspace_id, source_id=source_id, name=name, backbone=backbone, blob=key, info=info,
-            n_classes=len(classes), classes=tuple(classes), licence=licence,
+            n_classes=n_classes or len(classes), classes=tuple(classes), licence=licence,
         )  # fmt: skip
         return show_source(row)

@@ -39,6 +39,16 @@ def test_register_show_list_delete(house: House) -> None:
     check_problem(house.ask("GET", f"/v1/sources/{made['id']}"), 404, "source_not_found")
 
 
+@pytest.mark.parametrize("name", ["fc.weight", "head.weight"])
+def test_the_width_of_a_head_is_read_from_the_file(house: House, name: str) -> None:
+    data = save({name: np.zeros((7, 3), dtype=np.float32)})
+    assert register(house, data).json()["n_classes"] == 7
+    assert register(house, data, classes=json.dumps(list("abcdefg"))).json()["n_classes"] == 7
+    problem = check_problem(register(house, data, classes='["a", "b"]'), 422, "classes_differ")
+    assert "7 classes" in problem["detail"]
+    assert register(house).json()["n_classes"] == 0
+
+
 def test_a_source_in_use_stays(house: House) -> None:
     source = register(house).json()["id"]
     body = {"dataset_id": house.add_dataset(), "budget": {"trials": 1}, "sources": [source]}
