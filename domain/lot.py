@@ -95,6 +95,10 @@ class SearchFacts(Frozen):
     elapsed_s: float = 0.0
     stopped_by: str | None = None
 
+    def n_searched(self, n_fixed: int) -> int:
+        """Trials beyond the `n_fixed` anchors that came far enough to be ranked."""
+        return max(0, self.by_state.get("COMPLETE", 0) + self.by_state.get("PRUNED", 0) - n_fixed)
+
 
 class FinishOrder(Frozen):
     """Everything needed to evaluate, explain and export a job's best trial, with local paths."""

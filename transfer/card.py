@@ -90,8 +90,8 @@ def _data(order: FinishOrder) -> str:
 
 def _search(order: FinishOrder, n_anchors: int) -> str:
     search = order.search
-    n_own = search.by_state.get("COMPLETE", 0) + search.by_state.get("PRUNED", 0) - n_anchors
-    alone = "" if n_own > 0 else " No trial of the search's own was carried through: only fixed recipes were compared."
+    own = search.n_searched(n_anchors)
+    alone = "" if own else " No trial of the search's own was carried through: only fixed recipes were compared."
     limits = [f"{search.budget.trials} trials" if search.budget.trials else "", _seconds(search.budget.wall_s)]
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(search.by_state.items()) if count)
     ranked = f"over {search.n_folds} folds of train + val" if search.n_folds > 1 else "on val"

@@ -125,7 +125,7 @@ def account(
         selection_bias=order.winner.value - measured[order.objective.name],
         calibration_temperature=temperature,
         anchors=compared,
-        verdict=verdict(order.winner.trial_id, compared),
+        verdict=verdict(order.winner.trial_id, compared, n_searched=order.search.n_searched(len(order.anchors))),
         export=export,
     )
 
@@ -145,11 +145,13 @@ def compare(winner: Examined, anchor: Examined, seed: int) -> AnchorResult:
     )
 
 
-def verdict(winner_id: str, anchors: tuple[AnchorResult, ...]) -> str:
+def verdict(winner_id: str, anchors: tuple[AnchorResult, ...], *, n_searched: int) -> str:
     """One plain sentence on whether the search helped, against the anchor that is strongest on test."""
     if not anchors:
         return "No anchor was trained, so whether the search helped is not known."
     own = next((a for a in anchors if a.trial_id == winner_id), None)
+    if own is not None and n_searched == 0:
+        return f"Nothing was searched: only anchors were trained within the budget, and {own.name} is the best of them."
     if own is not None:
         return f"The search did not help: no trial ranked above the anchor {own.name}, which is the result."
     best = min(anchors, key=lambda a: a.lift.value)

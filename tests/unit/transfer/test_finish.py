@@ -196,7 +196,7 @@ def anchor_result(name: str, low: float, value: float, high: float) -> AnchorRes
 )
 def test_verdict(lifts: list[tuple[float, float, float]], beginning: str) -> None:
     anchors = tuple(anchor_result(f"a{n}", *lift) for n, lift in enumerate(lifts))
-    assert verdict("tr_winner", anchors).startswith(beginning)
+    assert verdict("tr_winner", anchors, n_searched=3).startswith(beginning)
 
 
 def test_licence_note_says_what_is_known(order: FinishOrder) -> None:
@@ -207,3 +207,9 @@ def test_licence_note_says_what_is_known(order: FinishOrder) -> None:
     assert "torchvision:resnet18" in told
     assert "BSD-3-Clause" in told
     assert "Copyright …" in told
+
+
+def test_a_search_that_finished_no_trial_of_its_own_says_so() -> None:
+    anchors = (anchor_result("winner", 0.0, 0.0, 0.0),)
+    assert verdict("tr_winner", anchors, n_searched=0).startswith("Nothing was searched")
+    assert verdict("tr_winner", anchors, n_searched=1).startswith("The search did not help: no trial ranked above")
