@@ -36,7 +36,6 @@ class PartFacts(Frozen):
     functions: tuple[str, ...] = ()  # of prepare, rebuild, phases, draw, loss, after_step
     searched: bool = False  # in the default space; any other part is searched when a job names it
 
-
     def needs_of(self, params: Mapping[str, Value]) -> tuple[str, ...]:
         """What the part needs with these params, those left out at their default."""
         chosen = {name: params.get(name, self.space[name].default) for name in self.needs_by}

@@ -217,9 +217,7 @@ def _demands(named: dict[str, list[str]], catalogue: Catalogue) -> dict[str, tup
     return {path: values for part in certain for path, values in part.demands.items()}
 
 
-def _affordable(
-    slot: str, name: str, param: str, range_: Range, catalogue: Catalogue, have: set[str]
-) -> Range:
+def _affordable(slot: str, name: str, param: str, range_: Range, catalogue: Catalogue, have: set[str]) -> Range:
     """The range without the options that need what the job does not offer."""
     table = catalogue.part(slot, name).needs_by.get(param)
     if table is None or not isinstance(range_, Choice):

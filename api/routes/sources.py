@@ -149,7 +149,7 @@ def _keep(
 ) -> Source:
     n_classes = _head_width(check_safetensors(path), catalogue().backbone(backbone))
     if classes and n_classes and len(classes) != n_classes:
-        raise Invalid("classes_differ", f"the file's head tells {n_classes} classes apart, and {len(classes)} are named")
+        raise Invalid("classes_differ", f"the head in the file has {n_classes} classes, and {len(classes)} are named")
     source_id = new_id("source")
     key = f"{caller.workspace_id}/sources/{source_id}/weights.safetensors"
     info = site.blobs.put(key, path, sha256=sha256)
