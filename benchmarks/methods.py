@@ -87,7 +87,7 @@ class Bench:
         jobs = []
         for case in cases:
             for row, net, slots, scratch, reason in rows_of(case):
-                if not self.only.search(row):
+                if not self.only.search(f"{case.name}, {row}"):
                     continue
                 if reason is not None:
                     refused.append(_skipped(case, row, net, reason))
