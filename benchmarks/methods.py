@@ -195,7 +195,7 @@ def _arguments(argv: Sequence[str]) -> Any:
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one core each")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the photographs, weights/ in it")
-    parser.add_argument("--only", default="", help="a regular expression that rows must match")
+    parser.add_argument("--only", default="", help="a regular expression that `case, row` must match")
     given = parser.parse_args(argv)
     given.limit_s = given.limit_s or (QUICK_LIMIT_S if given.quick else float("inf"))
     return given
