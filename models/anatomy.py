@@ -8,6 +8,8 @@ from torch import nn
 
 from domain.catalogue import Preprocessing
 
+SMALL_PICTURES = Preprocessing(resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -3,8 +3,6 @@
 With `--check` nothing is written: the exit status is 1 if the committed file says something else.
 """
 
-import argparse
-import difflib
 import importlib
 import pkgutil
 import sys
@@ -15,6 +13,7 @@ from domain.catalogue import Catalogue, TaskFacts
 from models.facts import backbone_facts
 from transfer import tasks
 from transfer.parts import every_part
+from worker.generated import write_or_check
 
 FILE = Path(domain.__file__).with_name("catalogue.json")
 
@@ -38,19 +37,7 @@ def _tasks() -> list[TaskFacts]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker.catalogue", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the file is stale")
-    arguments = parser.parse_args()
-    text = render(build_catalogue())
-    if not arguments.check:
-        FILE.write_text(text, "utf-8")
-        return 0
-    written = FILE.read_text("utf-8") if FILE.exists() else ""
-    if written == text:
-        return 0
-    changes = difflib.unified_diff(written.splitlines(), text.splitlines(), "committed", "now", lineterm="", n=1)
-    sys.stderr.write("domain/catalogue.json is stale; run `make catalogue`\n" + "\n".join(list(changes)[:40]) + "\n")
-    return 1
+    return write_or_check(FILE, render(build_catalogue()), program="worker.catalogue", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 With `--check` nothing is written: the exit status is 1 if the committed page says something else.
 """
 
-import argparse
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -20,6 +18,7 @@ from domain.space import Choice, Range
 from models.facts import backbone_facts
 from transfer import combining, scores
 from transfer.parts import FOLDERS, every_part, load
+from worker.generated import write_or_check
 
 FILE = Path(__file__).parents[1] / "docs" / "methods.md"
 INTRODUCTION = """# Methods
@@ -181,19 +180,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker.methods_page", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the page is stale")
-    arguments = parser.parse_args()
-    text = render()
-    if not arguments.check:
-        FILE.write_text(text, "utf-8")
-        return 0
-    written = FILE.read_text("utf-8") if FILE.exists() else ""
-    if written == text:
-        return 0
-    changes = difflib.unified_diff(written.splitlines(), text.splitlines(), "committed", "now", lineterm="", n=1)
-    sys.stderr.write("docs/methods.md is stale; run `make catalogue`\n" + "\n".join(list(changes)[:40]) + "\n")
-    return 1
+    return write_or_check(FILE, render(), program="worker.methods_page", description=__doc__)
 
 
 if __name__ == "__main__":

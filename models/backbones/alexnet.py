@@ -8,8 +8,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, last_convs, plan_by_stride
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, gather, last_convs, plan_by_stride
 from models.grid_pool import GridPool
 
 VARIANTS = {
@@ -31,9 +30,7 @@ VARIANTS = {
             "grid": 2,
             "hidden": 32,
         },
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

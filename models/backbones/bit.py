@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, last_convs
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, last_convs
 
 EPSILON = 1e-10  # ports with 1e-5 or 1e-8 give other logits from the same weights
 VARIANTS = {
@@ -27,9 +27,7 @@ VARIANTS = {
     "tiny_bit": Variant(
         summary="a miniature for tests",
         settings={"width": 8, "depths": (1, 1, 2), "groups": 4},
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

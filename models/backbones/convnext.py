@@ -6,8 +6,7 @@ Stochastic depth is off: what regularizes a trial is chosen in its recipe, and a
 from torch import nn
 from torchvision.models.convnext import CNBlock, CNBlockConfig, ConvNeXt, convnext_tiny
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, last_convs
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, gather, last_convs
 
 VARIANTS = {
     "convnext_tiny": Variant(
@@ -18,9 +17,7 @@ VARIANTS = {
     "tiny_convnext": Variant(
         summary="a miniature for tests",
         settings={"blocks": ((8, 16, 1), (16, 24, 1), (24, 32, 2), (32, None, 1))},  # channels in, out, blocks
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

@@ -7,8 +7,7 @@ ReLU. The last convolution of a stage adds a few channels to the map: a tap befo
 from torch import nn
 from torchvision.models.densenet import DenseNet
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, last_convs
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, gather, last_convs
 
 VARIANTS = {
     "densenet121": Variant(
@@ -19,9 +18,7 @@ VARIANTS = {
     "tiny_densenet": Variant(
         summary="a miniature for tests",
         settings={"growth_rate": 4, "block_config": (2, 2, 2), "num_init_features": 8, "bn_size": 2},
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

@@ -9,12 +9,11 @@ from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV
 from torchvision.models.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, last_convs, plan_by_stride
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, gather, last_convs, plan_by_stride
 
 IMAGENET = Preprocessing(
     resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
-TINY = Preprocessing(resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 VARIANTS = {
     "mobilenet_v2": Variant(
         summary="depthwise convolutions in inverted residual blocks: small and easy to tune",
@@ -50,14 +49,14 @@ VARIANTS = {
             "blocks": ((1, 16, 1, 1), (2, 24, 2, 2), (2, 32, 1, 2), (2, 64, 1, 2)),
             "last_channel": 64,
         },
-        preprocessing=TINY,
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),
     "tiny_mobilenet_v3": Variant(
         summary="a miniature for tests",
         settings={"version": "v3_small", "width_mult": 0.25},
-        preprocessing=TINY,
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

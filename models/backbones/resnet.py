@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, last_convs
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, last_convs
 
 IMAGENET = Preprocessing(
     resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
@@ -45,9 +45,7 @@ VARIANTS = {
     "tiny_resnet": Variant(
         summary="a miniature for tests",
         settings={"block": "basic", "depths": (1, 1, 1, 1), "width": 8},
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

@@ -8,22 +8,20 @@ from collections import OrderedDict
 
 from torch import nn
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, last_convs
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, last_convs
 
-SMALL = Preprocessing(resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 VARIANTS = {
     "smallnet": Variant(
         summary="three convolutional blocks for 32-pixel pictures, no pretrained weights",
         settings={"widths": (32, 64, 128)},
-        preprocessing=SMALL,
+        preprocessing=SMALL_PICTURES,
         min_resolution=16,
         resolutions=(32, 48, 64),
     ),
     "tiny_smallnet": Variant(
         summary="a miniature for tests",
         settings={"widths": (4, 8, 16)},
-        preprocessing=SMALL,
+        preprocessing=SMALL_PICTURES,
         min_resolution=16,
         resolutions=(32,),
         public=False,

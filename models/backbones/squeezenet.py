@@ -6,8 +6,7 @@ Its classifier is convolution, ReLU, pooling: no linear head over pooled feature
 from torch import nn
 from torchvision.models.squeezenet import Fire
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, last_convs, plan_by_stride
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, gather, last_convs, plan_by_stride
 
 VARIANTS = {
     "squeezenet1_1": Variant(
@@ -26,9 +25,7 @@ VARIANTS = {
     "tiny_squeezenet": Variant(
         summary="a miniature for tests",
         settings={"stem": 8, "layers": ("M", (8, 8), "M", (8, 16), (8, 16))},
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

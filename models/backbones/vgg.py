@@ -9,8 +9,7 @@ from collections import OrderedDict
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant, gather, last_convs, plan_by_stride
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant, gather, last_convs, plan_by_stride
 from models.grid_pool import GridPool
 
 VARIANTS = {
@@ -27,9 +26,7 @@ VARIANTS = {
     "tiny_vgg": Variant(
         summary="a miniature for tests",
         settings={"layers": [4, "M", 8, "M", 16, 16, "M", 16, "M"], "grid": 3, "hidden": 32},
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         resolutions=(32,),
         public=False,
     ),

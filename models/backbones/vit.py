@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer, vit_b_16
 
-from domain.catalogue import Preprocessing
-from models.anatomy import Anatomy, Variant
+from models.anatomy import SMALL_PICTURES, Anatomy, Variant
 
 GROUPS = 4
 VARIANTS = {
@@ -32,9 +31,7 @@ VARIANTS = {
             "hidden_dim": 16,
             "mlp_dim": 32,
         },
-        preprocessing=Preprocessing(
-            resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-        ),
+        preprocessing=SMALL_PICTURES,
         min_resolution=16,
         resolutions=(32,),
         public=False,

@@ -1,12 +1,13 @@
 """A pack and a source that the tests of training share; neither is ever written to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 from domain.lot import TeacherFiles
 from tests.toys import make_recipe, write_pack, write_source
+from transfer.phase import Outcome, Phase
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,18 @@ def teach() -> Callable[[Path], TeacherFiles]:
         return TeacherFiles(weights=str(path), recipe=make_recipe("tiny_resnet"))
 
     return write
+
+
+@pytest.fixture
+def carried_out() -> Callable[[Generator[Phase, Outcome, None]], list[Phase]]:
+    """All phases of a schedule, each answered as if it had gone well."""
+
+    def collect(phases: Generator[Phase, Outcome, None]) -> list[Phase]:
+        found = [next(phases)]
+        while True:
+            try:
+                found.append(phases.send(Outcome(len(found) - 1, 1, 0.5, 1.0)))
+            except StopIteration:
+                return found
+
+    return collect

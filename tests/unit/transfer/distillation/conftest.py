@@ -1,6 +1,6 @@
 """A step as a distillation reads it, and what the phases of a schedule are."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.network import Seen
-from transfer.phase import Outcome, Phase
 from transfer.step import Step, View, Weights
 
 
@@ -40,16 +39,3 @@ def logits() -> Callable[..., Tensor]:
         return 2 * torch.randn(n, n_classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     return draw
-
-
-@pytest.fixture
-def carried_out() -> Callable[[Generator[Phase, Outcome, None]], list[Phase]]:
-    def collect(phases: Generator[Phase, Outcome, None]) -> list[Phase]:
-        found = [next(phases)]
-        while True:
-            try:
-                found.append(phases.send(Outcome(len(found) - 1, 1, 0.5, 1.0)))
-            except StopIteration:
-                return found
-
-    return collect
