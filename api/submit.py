@@ -47,7 +47,8 @@ def resolve(session: Session, workspace_id: str, asked: JobCreate) -> JobSpec:
     spec = JobSpec(
         task=dataset.task, sources=sources, teacher=teacher, source_dataset_id=source_dataset_id, space=space,
         chosen=tuple(asked.space),
-        budget=asked.budget, objective=Objective(name=asked.objective) if asked.objective else default_objective(n_val),
+        budget=asked.budget,
+        objectives=(Objective(name=asked.objective) if asked.objective else default_objective(n_val),),
         n_folds=asked.n_folds or default_folds(n_val), sampler=asked.sampler, pruner=asked.pruner,
         anchors=asked.anchors, parallel=asked.parallel, keep_top=asked.keep_top, seed=asked.seed,
     )  # fmt: skip
@@ -62,7 +63,7 @@ def default_spec(facts: Catalogue, *, n_train: int = 1000, n_val: int = 200) -> 
     sources = tuple(shared_source(ref, facts) for ref in _default_sources(facts))
     space = job_space(task, sources, facts, n_train=n_train, has_teacher=False)
     spec = JobSpec(
-        task=task, sources=sources, space=space, budget=Budget(trials=10), objective=default_objective(n_val),
+        task=task, sources=sources, space=space, budget=Budget(trials=10), objectives=(default_objective(n_val),),
         n_folds=default_folds(n_val),
     )  # fmt: skip
     return legal_spec(spec, facts, ())
@@ -102,7 +103,7 @@ def _teacher(session: Session, workspace_id: str, asked: JobCreate, dataset: Dat
                 own[path] = value
     alone = JobSpec(
         task=dataset.task, sources=(source,), space=space_with(own), budget=asked.budget,
-        objective=default_objective(0), n_folds=1,
+        objectives=(default_objective(0),), n_folds=1,
     )  # fmt: skip
     return Teacher(kind="source", ref=ref, source=source, values=teacher_values(alone))
 

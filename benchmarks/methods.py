@@ -87,7 +87,7 @@ class Bench:
         jobs = []
         for case in cases:
             for row, net, slots, scratch, reason in rows_of(case):
-                if not self.only.search(f"{case.name}, {row}"):
+                if not self.only.search(f"{case.name}, {row}") or not (case.complete or decides(row)):
                     continue
                 if reason is not None:
                     refused.append(_skipped(case, row, net, reason))
@@ -155,7 +155,7 @@ def depths_of(case: Case) -> list[int]:
 
 def decides(row: str) -> bool:
     """Whether a finding hangs on this row: those are trained first."""
-    wanted = {FINE_TUNING, L2, *(f"regularizer.{name}" for name in TOWARDS_START)}
+    wanted = {FINE_TUNING, SCRATCH, L2, *(f"regularizer.{name}" for name in TOWARDS_START)}
     return row in wanted or row.startswith(("AnB", "distillation."))
 
 

@@ -1,5 +1,6 @@
 """What a user asks for, and what it is worth in the end."""
 
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -15,26 +16,88 @@ class Frozen(BaseModel):
 
 
 class Budget(Frozen):
-    """When to stop searching: whichever comes first. At least one of the two is given; anchors count."""
+    """When to stop searching: whichever comes first. One of `trials`, `wall_s` and `device_s` at least; anchors count.
+
+    `wall_s` counts from the first trial to the bundle, finishing included, pauses left out.
+    """
 
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None
     wall_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    device_s: Annotated[float, Field(gt=0)] | None = None  # seconds of training, all workers together
+    target: float | None = None  # the objective on val at which the search has done its work
+    patience: Annotated[int, Field(ge=1)] | None = None  # searched trials in a row without a new best
 
     @model_validator(mode="after")
     def check(self) -> Self:
-        if self.trials is None and self.wall_s is None:
-            raise ValueError("a budget of nothing: give trials, wall_s or both")
+        if self.trials is None and self.wall_s is None and self.device_s is None:
+            raise ValueError("a budget of nothing: give trials, wall_s or device_s")
+        if self.target is not None and not math.isfinite(self.target):
+            raise ValueError("the target must be a finite number")
         return self
 
 
-class Objective(Frozen):
-    """What the study ranks by, on `val`."""
+ObjectiveName = Literal[
+    "accuracy", "log_loss", "macro_f1", "balanced_accuracy", "auc",  # of the predictions on val
+    "latency_ms", "latency_batch_ms", "size_bytes", "source_accuracy",  # of the network itself
+]  # fmt: skip
+RANKING = ("accuracy", "log_loss", "macro_f1", "balanced_accuracy", "auc")  # what may come first
+SMALLER_IS_BETTER = ("log_loss", "latency_ms", "latency_batch_ms", "size_bytes")
 
-    name: Literal["accuracy", "log_loss", "macro_f1", "balanced_accuracy"]
+
+class Objective(Frozen):
+    """A number that the study ranks by: of the predictions on `val`, or of the network.
+
+    `latency_ms` is the median time of one item on the worker's device, `latency_batch_ms` that of 32 items together;
+    `source_accuracy` is what the source's own head still gets right on the source dataset.
+    """
+
+    name: ObjectiveName
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        return "minimize" if self.name == "log_loss" else "maximize"
+        return "minimize" if self.name in SMALLER_IS_BETTER else "maximize"
+
+
+class Limit(Frozen):
+    """A rule for the pick: only trials whose objective keeps within the bound can win."""
+
+    objective: ObjectiveName
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("give at_most or at_least")
+        return self
+
+    def holds(self, value: float) -> bool:
+        return value <= self.at_most if self.at_most is not None else value >= float(self.at_least or 0.0)
+
+
+class Fidelity(Frozen):
+    """How a trial is tried cheaply first: a share of it at `low` of one dimension, the best then in full.
+
+    `steps` needs no setting: every trial's curve runs along its share of steps, and pruners stop or pause it there.
+    """
+
+    dimension: Literal["resolution", "fraction"]  # of data: pixels per side, or part of the training items
+    low: float  # the cheap value
+    promote: Annotated[float, Field(gt=0, le=1)] = 1 / 3  # part of the cheap trials that is run in full
+
+
+class Confirm(Frozen):
+    """The best recipes trained again with other seeds before one is chosen, inside the budget."""
+
+    top: Annotated[int, Field(ge=1, le=10)] = 3
+    seeds: Annotated[int, Field(ge=1, le=10)] = 2  # further seeds of each
+
+
+class WarmStart(Frozen):
+    """A recipe to try before the sampler is asked, and where it comes from."""
+
+    values: dict[str, Value]
+    why: str
 
 
 class ResolvedSource(Frozen):
@@ -94,14 +157,34 @@ class JobSpec(Frozen):
     space: Space
     chosen: tuple[str, ...] = ()  # dimensions that the job itself fixed or narrowed
     budget: Budget
-    objective: Objective
+    objectives: tuple[Objective, ...] = Field(min_length=1)  # the first ranks; the others make it a Pareto front
+    limits: tuple[Limit, ...] = ()
     n_folds: Annotated[int, Field(ge=1, le=5)]  # 1: one fit on train, ranked on val; K: K fits, then one on train + val
+    preset: Literal["fast", "balanced", "best"] = "balanced"
     sampler: str = "tpe"
     pruner: str = "median"
+    fidelity: Fidelity | None = None
+    confirm: Confirm | None = None
+    combine: bool = True  # soups and ensembles of the best trials stand for election when the job is finished
+    learn_from: Literal["workspace", "installation", "nothing"] = "workspace"  # whose past jobs say what to try first
+    warm_starts: tuple[WarmStart, ...] = ()  # filled in by the probe
     anchors: bool = True
     parallel: int | None = None  # None: as many as there are workers
     keep_top: Annotated[int, Field(ge=1, le=50)] = 3
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def read_older(cls, given: Any) -> Any:
+        """A job stored before it could have several objectives."""
+        if isinstance(given, dict) and "objective" in given:
+            given = {**given, "objectives": (given["objective"],)}
+            del given["objective"]
+        return given
+
+    @property
+    def objective(self) -> Objective:
+        return self.objectives[0]
 
     @property
     def provided(self) -> frozenset[str]:
@@ -146,6 +229,34 @@ class AnchorResult(Frozen):
     lift: Interval  # winner's test accuracy minus this anchor's, paired over the same items
 
 
+class FrontPoint(Frozen):
+    """A trial that no other one beats in every objective."""
+
+    trial_id: str
+    number: int
+    values: dict[str, float]  # objective -> value
+    chosen: bool = False
+
+
+class Combined(Frozen):
+    """A soup or an ensemble of trials that stood for election: what it was worth on val, and whether it was taken."""
+
+    kind: Literal["soup", "ensemble"]
+    numbers: tuple[int, ...]  # of the trials in it
+    val: float
+    best_single: float  # on the same items
+    taken: bool
+    why: str
+
+
+class Confirmed(Frozen):
+    """A recipe that was trained with several seeds."""
+
+    number: int  # of its first trial
+    values: tuple[float, ...]  # the objective on val, one per seed, the first trial's own first
+    mean: float
+
+
 class JobResult(Frozen):
     """The honest account: numbers on `test`, read once, and what the search was worth."""
 
@@ -160,6 +271,11 @@ class JobResult(Frozen):
     calibration_temperature: float
     anchors: tuple[AnchorResult, ...] = ()
     verdict: str  # one plain sentence: did the search help?
+    summary: tuple[str, ...] = ()  # plain sentences: what mattered, what was chosen and why
+    importance: dict[str, float] = Field(default_factory=dict)  # dimension -> share of the variance it explains
+    front: tuple[FrontPoint, ...] = ()  # of several objectives
+    combined: tuple[Combined, ...] = ()
+    confirmed: tuple[Confirmed, ...] = ()
     export: dict[str, Any] = Field(default_factory=dict)  # largest difference, items compared, near-ties
 
 

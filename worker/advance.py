@@ -16,10 +16,8 @@ from sqlalchemy.orm import Session
 from domain.catalogue import catalogue
 from domain.errors import Conflict, GraftError
 from domain.job import JobSpec
-from domain.recipe import refusals
 from domain.states import JobState, LotState, TrialState
 from domain.teaching import N_ENSEMBLE, TEACHER, fixed_trials
-from search.study import Search, derive_seed
 from store.blob_rows import drop_ref
 from store.clock import now
 from store.events import tell
@@ -27,7 +25,6 @@ from store.moves import become
 from store.session import after_commit
 from store.tables import JobRow, LotRow
 from store.trials import (
-    NewTrial,
     TrialSketch,
     best_trials,
     borrowed_blobs,
@@ -40,12 +37,12 @@ from store.trials import (
 )
 from store.workers import live_workers
 from worker.context import Context
-from worker.searches import SEARCHES, read_history
+from worker.proposals import propose
+from worker.searches import SEARCHES
 from worker.teachers import outlook
 
 log = logging.getLogger(__name__)
 
-MAX_TRIES = 20  # proposals for one number before an illegal combination counts as the space's fault
 RING_AGAIN_S = 30.0  # a lot that waits is told of again
 SAME_FAILURES = 3  # first trials that all fail alike end the job
 
@@ -221,27 +218,14 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
 
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | None:
-    """Insert trial `number` as a lot of its own; None if another process was faster."""
-    fixed = fixed_trials(plan.spec, catalogue())
+    """Insert trial `number` as a lot of its own; None if nothing is to be proposed, or another process was faster."""
     with SEARCHES.of(job_id, plan.spec) as search:
-        if number < len(fixed):
-            name, values = fixed[number]
-            new = NewTrial(
-                number,
-                values,
-                plan.spec.recipe(values, seed=_seed(plan.spec, number)).model_dump(mode="json"),
-                anchor=name,
-            )
-        else:
-            with context.reading() as session:
-                history = read_history(session, job_id, search)
-            search.learn(history)
-            try:
-                new = _propose(search, plan.spec, number)
-            except Exception as error:  # the same history fails the same way again: the search is at its end
-                log.warning("%s: no recipe for trial %d", job_id, number, exc_info=not isinstance(error, GraftError))
-                _give_in(context, job_id, error)
-                return None
+        try:
+            new = propose(context, job_id, plan.spec, search, number)
+        except Exception as error:  # the same history fails the same way again: the search is at its end
+            log.warning("%s: no recipe for trial %d", job_id, number, exc_info=not isinstance(error, GraftError))
+            _give_in(context, job_id, error)
+            return None
         lot = None
         try:
             with context.transaction() as session:
@@ -250,23 +234,6 @@ def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | Non
             if lot is None:
                 search.forget(number)
     return lot.id if lot is not None else None
-
-
-def _propose(search: Search, spec: JobSpec, number: int) -> NewTrial:
-    reasons: list[str] = []
-    for again in range(MAX_TRIES):
-        proposal = search.ask(number, again=again)
-        recipe = spec.recipe(proposal.values, seed=_seed(spec, number))
-        refused = refusals(recipe, spec.provided_by(recipe.source), catalogue())
-        if not refused:
-            return NewTrial(number, proposal.values, recipe.model_dump(mode="json"), attrs=proposal.attrs)
-        search.forget(number)
-        reasons = [r.detail for r in refused]
-    raise GraftError("no_legal_recipe", f"{MAX_TRIES} proposals in a row were refused; the last: {'; '.join(reasons)}")
-
-
-def _seed(spec: JobSpec, number: int) -> int:
-    return derive_seed(spec.seed, number) >> 1  # fits a signed 32-bit integer
 
 
 def _give_in(context: Context, job_id: str, error: Exception) -> None:

@@ -21,7 +21,7 @@ def spec_of(*sources: ResolvedSource, n_train: int = 400, teacher: bool = False,
     )  # fmt: skip
     return JobSpec(
         task="classification", sources=sources, space=space, budget=Budget(trials=10),
-        objective=Objective(name="accuracy"), n_folds=1,
+        objectives=(Objective(name="accuracy"),), n_folds=1,
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_a_job_that_names_a_part_and_nothing_else_has_a_legal_default(slot: str,
     )  # fmt: skip
     spec = JobSpec(
         task="classification", sources=(source,), space=space, budget=Budget(trials=10),
-        objective=Objective(name="accuracy"), n_folds=1,
+        objectives=(Objective(name="accuracy"),), n_folds=1,
     )  # fmt: skip
     recipe = spec.recipe(at_defaults(spec, source.ref), seed=0)
     offered = {"start", "source_head", "source_data", "teacher"}

@@ -15,7 +15,7 @@ def spec_of(*sources: ResolvedSource, overrides: dict[str, Any] | None = None, *
     space = job_space("classification", sources, catalogue(), n_train=400, has_teacher=True, overrides=overrides)
     spec = JobSpec(
         task="classification", sources=sources, space=space, budget=Budget(wall_s=400), n_folds=1,
-        objective=Objective(name="accuracy"),
+        objectives=(Objective(name="accuracy"),),
     )  # fmt: skip
     return spec.model_copy(update=changes)
 

@@ -33,7 +33,7 @@ def make_spec(*, overrides: dict[str, Any] | None = None, **changes: Any) -> Job
     space = job_space("classification", (SOURCE,), catalogue(), n_train=300, has_teacher=False, overrides=overrides)
     spec = JobSpec(
         task="classification", sources=(SOURCE,), space=space, budget=Budget(trials=6), seed=3,
-        objective=Objective(name="accuracy"), n_folds=1, parallel=1, keep_top=1,
+        objectives=(Objective(name="accuracy"),), n_folds=1, parallel=1, keep_top=1,
     )  # fmt: skip
     return spec.model_copy(update=changes)
 
