@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check format catalogue lock bench clean
+.PHONY: install demo test check format catalogue lock bench bench-search clean
 
 install: .venv/installed
 
@@ -43,6 +43,11 @@ lock:  ## pin again: names, versions and hashes only (needs uv)
 
 bench: install  ## the figures of benchmarks/, printed as a table and kept in benchmarks/out/
 	$(BIN)/python -m benchmarks
+
+bench-search: install  ## samplers replayed on recorded fine-tuning, then whole searches beside what else there is; hours
+	$(BIN)/python -m benchmarks optimizers
+	$(BIN)/python -m benchmarks searches --make-rivals
+	$(BIN)/python -m benchmarks searches
 
 clean:
 	rm -rf .venv *.egg-info

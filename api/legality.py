@@ -1,87 +1,81 @@
-"""Is there anything to train in the space of a job? A part that no source of the job can take is refused with its
-reasons if the request named it, and left out of the search if not."""
+"""Is there anything to train in the space of a job? What no legal recipe can hold is refused with its reasons if the
+request named it, and left out of the search if not."""
 
-from collections.abc import Collection, Iterator
-from itertools import islice, product
+from collections.abc import Collection
 
 from domain.catalogue import Catalogue
+from domain.default_space import at_defaults
 from domain.errors import Invalid
-from domain.job import JobSpec, Values
-from domain.recipe import SLOTS, Refusal, refusals
-from domain.space import Choice, Dimension, Space, Value
-
-MAX_COMBINATIONS = 2000
+from domain.feasible import SOURCE, Feasible, Option
+from domain.job import JobSpec
+from domain.recipe import Refusal
+from domain.space import Choice, Condition, Dimension, Space, Value
 
 
 def legal_spec(spec: JobSpec, catalogue: Catalogue, named: Collection[str]) -> JobSpec:
-    """`spec` without the parts that cannot be trained; Invalid("recipe_refused") if a part that the request named in
-    its space cannot be, or if no recipe of the space can be."""
-    dimensions = [_legal_options(spec, d, catalogue, named) if d.path in SLOTS else d for d in spec.space.dimensions]
-    kept = tuple(d for d in dimensions if d is not None)
-    found = spec.model_copy(update={"space": Space(dimensions=kept, fixed=spec.space.fixed)})
-    _check_some_legal(found, catalogue)
+    """`spec` without the options that no legal recipe can hold; Invalid("recipe_refused") if one of those is named in
+    the request, or if there is no legal recipe at all. Of several sources, those that can be trained stay."""
+    feasible = Feasible(spec, catalogue)
+    possible = {v: [o for o in options if feasible.can_hold(v, o)] for v, options in feasible.variables.items()}
+    if not all(possible.values()):
+        _refuse(feasible.deadlock() or _at_defaults(spec, catalogue))
+    gone: dict[str, list[Value]] = {}  # path -> options that no legal recipe holds
+    for variable, options in feasible.variables.items():
+        left = _by_path(variable, possible[variable])
+        for path, values in _by_path(variable, options).items():
+            gone[path] = [value for value in values if value not in left.get(path, [])]
+            if path in named and path != SOURCE and gone[path]:
+                asked = [o for o in options if o not in possible[variable] and _holds(variable, o, path, gone[path])]
+                told = [refusal for option in asked for refusal in feasible.refusals(variable, option)]
+                _refuse(told or [_closed_in(path, value) for value in gone[path]])
+    dimensions = tuple(d for d in (_without(d, gone) for d in spec.space.dimensions) if d is not None)
+    return spec.model_copy(update={"space": Space(dimensions=dimensions, fixed=spec.space.fixed)})
+
+
+def _by_path(variable: str, options: Collection[Option]) -> dict[str, list[Value]]:
+    """The values that stand at the path of a variable, and at those of its parts' params."""
+    found: dict[str, list[Value]] = {}
+    for option in options:
+        pairs = [(variable, option.value), *((f"{variable}.{option.value}.{p}", v) for p, v in option.params)]
+        for path, value in pairs:
+            if value not in found.setdefault(path, []):
+                found[path].append(value)
     return found
 
 
-def values_with(spec: JobSpec, ref: str, slots: Values) -> Values:
-    """Every value at its default for one source, with these slots filled instead."""
-    values: Values = dict(spec.space.fixed) | {"source": ref}
-    for dimension in spec.space.dimensions:
-        if dimension.path == "source":
-            continue
-        if dimension.active(values):
-            values[dimension.path] = slots.get(dimension.path, dimension.range.default)
-    return values
+def _holds(variable: str, option: Option, path: str, values: list[Value]) -> bool:
+    return any(value in values for value in _by_path(variable, [option]).get(path, []))
 
 
-def _legal_options(
-    spec: JobSpec, dimension: Dimension, catalogue: Catalogue, named: Collection[str]
-) -> Dimension | None:
+def _without(dimension: Dimension, gone: dict[str, list[Value]]) -> Dimension | None:
+    """The dimension with what is left of it; None if it can never be active."""
+    when = tuple(_left(condition, gone) for condition in dimension.when)
+    lost = gone.get(dimension.path, [])
+    if not all(condition.values for condition in when):
+        return None
     range_ = dimension.range
-    if not isinstance(range_, Choice):
-        return dimension
-    lacking: dict[Value, list[Refusal]] = {}
-    for option in range_.options:
-        found = [_needs(spec, s.ref, {dimension.path: option}, catalogue) for s in spec.sources]
-        if all(found):
-            lacking[option] = found[0]
-    if lacking and (dimension.path in named or len(lacking) == len(range_.options)):
-        _refuse([refusal for found in lacking.values() for refusal in found])
-    options = tuple(option for option in range_.options if option not in lacking)
-    default = range_.default if range_.default in options else options[0]
-    return dimension.model_copy(update={"range": Choice(options=options, default=default)})
+    if lost and isinstance(range_, Choice):
+        options = tuple(option for option in range_.options if option not in lost)
+        if not options:
+            return None
+        default = range_.default if range_.default in options else options[0]
+        range_ = Choice(options=options, default=default)
+    return Dimension(path=dimension.path, range=range_, when=when)
 
 
-def _needs(spec: JobSpec, ref: str, slots: Values, catalogue: Catalogue) -> list[Refusal]:
-    return [r for r in _refusals(spec, ref, slots, catalogue) if r.code == "part_needs" and _names(r, slots)]
+def _left(condition: Condition, gone: dict[str, list[Value]]) -> Condition:
+    lost = gone.get(condition.path, [])
+    return condition.model_copy(update={"values": tuple(v for v in condition.values if v not in lost)})
 
 
-def _names(refusal: Refusal, slots: Values) -> bool:
-    return any(refusal.detail.startswith(f"{slot}.{name} ") for slot, name in slots.items())
+def _at_defaults(spec: JobSpec, catalogue: Catalogue) -> list[Refusal]:
+    recipes = (spec.recipe(at_defaults(spec, source.ref), seed=spec.seed) for source in spec.sources)
+    return [refusal for recipe in recipes for refusal in spec.refusals(recipe, catalogue)]
 
 
-def _refusals(spec: JobSpec, ref: str, slots: Values, catalogue: Catalogue) -> list[Refusal]:
-    recipe = spec.recipe(values_with(spec, ref, slots), seed=spec.seed)
-    return refusals(recipe, spec.provided_by(ref), catalogue)
-
-
-def _check_some_legal(spec: JobSpec, catalogue: Catalogue) -> None:
-    found: list[Refusal] = []
-    for slots in islice(_combinations(spec.space), MAX_COMBINATIONS):
-        for source in spec.sources:
-            reasons = _refusals(spec, source.ref, slots, catalogue)
-            if not reasons:
-                return
-            found = found or reasons  # of the defaults, which come first
-    _refuse(found)
-
-
-def _combinations(space: Space) -> Iterator[Values]:
-    """Every way to fill the slots, the defaults first."""
-    yield {}
-    slots = {d.path: d.range.options for d in space.dimensions if d.path in SLOTS and isinstance(d.range, Choice)}
-    for options in product(*slots.values()):
-        yield dict(zip(slots, options, strict=True))
+def _closed_in(path: str, value: Value) -> Refusal:
+    detail = f"no legal recipe has {path} = {value!r} beside what else is asked for"
+    return Refusal(code="parts_clash", detail=detail)
 
 
 def _refuse(found: list[Refusal]) -> None:

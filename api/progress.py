@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.schemas.job import Best, Job, Progress, SourceInJob, Spec
+from api.schemas.job import Best, Job, LimitBound, Progress, SourceInJob, Spec
 from api.schemas.page import moment, moment_or_none
 from domain.job import Budget, JobSpec
 from domain.states import JobState, TrialState
@@ -42,26 +42,36 @@ def elapsed_s(row: JobRow, at: float) -> float:
     return max(end - row.started_at - paused, 0.0)
 
 
-def spent_share(budget: Budget, n_done: int, elapsed: float) -> float:
-    """The larger of the two shares of the budget that are spent, at most 1."""
+def spent_share(budget: Budget, n_done: int, elapsed: float, cost_s: float = 0.0) -> float:
+    """The largest of the shares of the budget that are spent, at most 1. How far a target is nobody can tell."""
     shares = [0.0]
     if budget.trials is not None:
         shares.append(n_done / budget.trials)
     if budget.wall_s is not None:
         shares.append(elapsed / budget.wall_s)
+    if budget.device_s is not None:
+        shares.append(cost_s / budget.device_s)
     return min(max(shares), 1.0)
 
 
-def left_s(budget: Budget, n_done: int, elapsed: float, estimate: dict[str, Any] | None) -> float | None:
-    """A guess at the wall time left: the budget's own time, or what the trials left will take at the pace so far."""
+def left_s(
+    budget: Budget, n_done: int, elapsed: float, estimate: dict[str, Any] | None, cost_s: float = 0.0
+) -> float | None:
+    """A guess at the wall time left: the budget's own time, or what the trials left, or the training left, will take at
+    the pace so far, and the finish after it where the probe knows what that takes."""
+    known = estimate or {}
+    finish_s = float(known.get("finish_s") or 0.0)
     guesses: list[float] = []
     if budget.wall_s is not None:
         guesses.append(max(budget.wall_s - elapsed, 0.0))
     if budget.trials is not None:
-        probed = (estimate or {}).get("s_per_trial")
+        probed = known.get("s_per_trial")
         pace = elapsed / n_done if n_done > N_CHEAP or (n_done and probed is None) else probed
         if isinstance(pace, int | float):
-            guesses.append(max(budget.trials - n_done, 0) * float(pace))
+            guesses.append(max(budget.trials - n_done, 0) * float(pace) + finish_s)
+    if budget.device_s is not None:
+        at_once = cost_s / elapsed if elapsed > 0 and cost_s > 0 else 1.0  # trials that train side by side
+        guesses.append(max(budget.device_s - cost_s, 0.0) / at_once + finish_s)
     return min(guesses) if guesses else None
 
 
@@ -70,8 +80,8 @@ def _show(row: JobRow, counts: Counter[str], best: TrialRow | None, at: float) -
     state = JobState(row.state)
     n_done = sum(counts[name] for name in _DONE)
     elapsed = elapsed_s(row, at)
-    share = 1.0 if state is JobState.COMPLETE else spent_share(spec.budget, n_done, elapsed)
-    left = 0.0 if state in _CLOSED else left_s(spec.budget, n_done, elapsed, row.estimate)
+    share = 1.0 if state is JobState.COMPLETE else spent_share(spec.budget, n_done, elapsed, row.cost_s)
+    left = 0.0 if state in _CLOSED else left_s(spec.budget, n_done, elapsed, row.estimate, row.cost_s)
     if state is JobState.FINISHING:
         left = None  # what is left is the check on test and the export, which no budget measures
     return Job(
@@ -93,8 +103,12 @@ def _show_best(trial: TrialRow) -> Best:
 def _show_spec(spec: JobSpec) -> Spec:
     sources = [SourceInJob(ref=s.ref, backbone=s.backbone, kind=s.kind, licence=s.licence) for s in spec.sources]
     return Spec(
-        task=spec.task, sources=sources, teacher=spec.teacher.ref if spec.teacher else None,
-        source_dataset_id=spec.source_dataset_id, space=spec.space, budget=spec.budget, objective=spec.objective.name,
-        n_folds=spec.n_folds, sampler=spec.sampler, pruner=spec.pruner, anchors=spec.anchors, parallel=spec.parallel,
-        keep_top=spec.keep_top, seed=spec.seed,
+        task=spec.task, preset=spec.preset, sources=sources, teacher=spec.teacher.ref if spec.teacher else None,
+        source_dataset_id=spec.source_dataset_id, space=spec.space, chosen=list(spec.chosen), budget=spec.budget,
+        objective=spec.objective.name, objectives=[objective.name for objective in spec.objectives],
+        limits={limit.objective: LimitBound(at_most=limit.at_most, at_least=limit.at_least) for limit in spec.limits},
+        n_folds=spec.n_folds, sampler=spec.sampler, sampler_why=spec.sampler_why, pruner=spec.pruner,
+        fidelity=spec.fidelity, anchors=spec.anchors, parallel=spec.parallel, screen=spec.screen,
+        learn_from=spec.learn_from, warm_starts=list(spec.warm_starts), keep_top=spec.keep_top, combine=spec.combine,
+        confirm=spec.confirm, seed=spec.seed,
     )  # fmt: skip

@@ -1,6 +1,8 @@
 """`python -m benchmarks [names…]` runs the measurements named, or all, and prints one table.
 
-`python -m benchmarks methods --quick | --real` compares every method: see `benchmarks/methods.py`.
+Some take arguments of their own, see the head of their file: `python -m benchmarks methods --quick | --real` compares
+every method, `record` fills the table of fine-tuning results, `optimizers` replays every sampler on it, `searches` puts
+a whole search beside what people would use instead.
 """
 
 import sys
@@ -8,16 +10,20 @@ from importlib import import_module
 
 from benchmarks.table import Figure, machine, publish, render
 
-NAMES = ("startup", "submit", "upload", "trainer", "gap", "costs")
-ASKED = ("small_val",)  # run when named: they settle a decision, not a speed
+NAMES = ("startup", "submit", "upload", "trainer", "gap", "costs", "ask")
+WITH_ARGUMENTS = ("methods", "record", "optimizers", "searches")
+ASKED = ("budget", "small_val", "trust", "warm")  # run when named: they settle a decision, not a speed
 
 
 def main(names: list[str]) -> int:
-    if names[:1] == ["methods"]:
-        return int(import_module("benchmarks.methods").main(names[1:]))
+    if names and names[0] in WITH_ARGUMENTS:
+        return int(import_module(f"benchmarks.{names[0]}").main(names[1:]))
     unknown = sorted(set(names) - {*NAMES, *ASKED})
     if unknown:
-        print(f"there is no benchmark {', '.join(unknown)}; there are {', '.join([*NAMES, *ASKED])}", file=sys.stderr)
+        print(
+            f"there is no benchmark {', '.join(unknown)}; there are {', '.join([*NAMES, *WITH_ARGUMENTS, *ASKED])}",
+            file=sys.stderr,
+        )
         return 2
     found: dict[str, list[Figure]] = {}
     for name in names or NAMES:

@@ -184,7 +184,7 @@ def photo_cases(data: Path, folder: Path) -> Iterator[Case]:
         nets["student"] = nets["main"]
         unseen = only_test_pictures(data / "cifar10_subset.zip", folder / "cifar10_unseen.zip")
         made = packed(unseen, folder, "cifar_resnet20", 32, few(0.2))
-        yield Case("cifar10_unseen", True, str(made), nets, CIFAR_SETTINGS)
+        yield Case("cifar10_unseen", True, str(made), nets, CIFAR_SETTINGS, complete=False)
 
 
 def only_test_pictures(archive: Path, out: Path) -> Path:
@@ -203,6 +203,7 @@ def few(share: float) -> dict[str, float]:
 
 def packed(archive: Path, folder: Path, backbone: str, resolution: int, split: dict[str, float]) -> Path:
     """The pack of an archive, made once per folder; the same archive gives the same splits."""
+    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{archive.stem}-{resolution}"
     items = folder / f"{archive.stem}-items.zip"
     if not (target / "pack.json").exists():

@@ -23,15 +23,14 @@ from domain.lot import LotOrder, SourceFiles, TeacherFiles, TrialOrder
 from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
 from models.build import build
-from models.network import HEAD
 from models.weights import load_start, read_weights
 from transfer import evaluate
-from transfer.checkpoint import members_of, open_checkpoint
+from transfer.checkpoint import members_of, open_checkpoint, preprocessing_at
 from transfer.evaluate import PixelNetwork
-from transfer.finish import preprocessing_at
 from transfer.fit import Fit
+from transfer.measures import give_head
 
-VAL, TEST = 1, 2  # as packs number the splits
+TRAIN, VAL, TEST = 0, 1, 2  # as packs number the splits
 N_LOOKS = 300  # target pictures on which the source head is asked before and after
 CONTEXT = multiprocessing.get_context("forkserver")  # a fork of a clean process: starts at once, its peak is its own
 
@@ -169,13 +168,6 @@ def kl(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.float64]:  # (N,
     p, q = evaluate.log_softmax(before), evaluate.log_softmax(after)
     divergence: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
     return divergence
-
-
-def give_head(net: nn.Module, head: nn.Module) -> None:
-    """Every head in `net`, one or one per member, becomes `head`."""
-    for module in list(net.modules()):
-        if HEAD in dict(module.named_children()):
-            setattr(module, HEAD, head)
 
 
 def moved(backbone: str, source: str, trained: Path) -> dict[str, float]:

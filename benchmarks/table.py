@@ -1,9 +1,10 @@
 """What a measurement says: rows of figures, printed as a table and kept as JSON beside the facts of the machine."""
 
 import json
+import operator
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 OUT = Path(__file__).parent / "out"
+SENSES: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
 PACKAGES = ("torch", "torchvision", "numpy", "fastapi", "uvicorn", "sqlalchemy", "celery", "optuna")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number. `aim` is a bound in the figure's own unit, with its sense: ("<=", 50.0) or (">=", 0.95).
+    """One number. `aim` is a bound in the figure's own unit, with its sense: ("<=", 50.0), (">=", 0.95) or (">", 0.0).
 
     `columns` are what else is known of it: kept in the JSON beside the five fields, not printed.
     """
@@ -33,7 +35,7 @@ class Figure:
         if self.aim is None or self.value is None:
             return None
         sense, bound = self.aim
-        return self.value <= bound if sense == "<=" else self.value >= bound
+        return SENSES[sense](self.value, bound)
 
     def row(self) -> dict[str, Any]:
         aim = None if self.aim is None else f"{self.aim[0]} {self.aim[1]:g}"

@@ -7,7 +7,7 @@ the API and the search read that file alone.
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,8 @@ class PartFacts(Frozen):
     clashes: tuple[str, ...] = ()
     adds_weights: bool = False  # its networks hold more than the backbone's weights: they are no plain source
     demands: dict[str, tuple[Value, ...]] = Field(default_factory=dict)  # place in the recipe -> values it works with
+    compares: Literal["maps", "middle", "widths"] | None = None  # what of the network it sets against its guide's
+    ignores: tuple[str, ...] = ()  # places in the recipe, or what they begin with, that mean nothing beside it
     functions: tuple[str, ...] = ()  # of prepare, rebuild, phases, draw, loss, after_step
     searched: bool = False  # in the default space; any other part is searched when a job names it
 
@@ -68,6 +70,7 @@ class BackboneFacts(Frozen):
     summary: str
     stages: tuple[str, ...]  # input side first
     taps: tuple[str, ...]
+    tap_widths: tuple[int, ...] = ()  # channels of the map at each tap
     provides: tuple[str, ...]  # of taps, conv, conv3x3, batch_norm, blocks, transformer, source_head, double_backward
     feature_dim: int
     head: str | None = None  # what torchvision calls its last layer, the source head of published weights
@@ -78,12 +81,20 @@ class BackboneFacts(Frozen):
     resolutions: tuple[int, ...]
     weights: tuple[WeightsFacts, ...] = ()
 
+    @property
+    def legal_resolutions(self) -> tuple[int, ...]:
+        """What a job may ask for: those worth searching, and every multiple of 32 up to 512."""
+        if self.fixed_resolution is not None:
+            return (self.fixed_resolution,)
+        return tuple(sorted({*self.resolutions, *(s for s in range(32, 513, 32) if s >= self.min_resolution)}))
+
 
 class TaskFacts(Frozen):
     name: str
     summary: str
     objectives: tuple[str, ...]
     space: dict[str, Range]  # the dimensions that are no part's own: optimizer, data, budget, batch norm
+    legal: dict[str, Range] = Field(default_factory=dict)  # where a job may go beyond them
 
 
 class Catalogue(Frozen):

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from domain.catalogue import Catalogue
 from domain.errors import Invalid
-from domain.recipe import DataTreatment, Head, Recipe, compose
+from domain.recipe import DataTreatment, Head, Recipe, Refusal, compose, refusals
 from domain.space import Space, Value
 
 
@@ -41,7 +42,12 @@ ObjectiveName = Literal[
     "latency_ms", "latency_batch_ms", "size_bytes", "source_accuracy",  # of the network itself
 ]  # fmt: skip
 RANKING = ("accuracy", "log_loss", "macro_f1", "balanced_accuracy", "auc")  # what may come first
+OF_NETWORK = ("latency_ms", "latency_batch_ms", "size_bytes", "source_accuracy")  # measured once a trial is trained
+MAX_OBJECTIVES = 3  # a front of more is too wide to choose from, and every sampler loses its way
 SMALLER_IS_BETTER = ("log_loss", "latency_ms", "latency_batch_ms", "size_bytes")
+
+
+PresetName = Literal["fast", "balanced", "best"]
 
 
 class Objective(Frozen):
@@ -69,10 +75,20 @@ class Limit(Frozen):
     def check(self) -> Self:
         if (self.at_most is None) == (self.at_least is None):
             raise ValueError("give at_most or at_least")
+        wanted = "at_most" if self.objective in SMALLER_IS_BETTER else "at_least"
+        if getattr(self, wanted) is None:
+            less = "less" if wanted == "at_most" else "more"
+            raise ValueError(f"of {self.objective}, {less} is better: limit it with {wanted}")
+        if not 0 < self.bound < math.inf:
+            raise ValueError(f"the limit of {self.objective} must be a number above zero")
         return self
 
+    @property
+    def bound(self) -> float:
+        return float(self.at_most or self.at_least or 0.0)
+
     def holds(self, value: float) -> bool:
-        return value <= self.at_most if self.at_most is not None else value >= float(self.at_least or 0.0)
+        return value <= self.bound if self.at_most is not None else value >= self.bound
 
 
 class Fidelity(Frozen):
@@ -160,12 +176,14 @@ class JobSpec(Frozen):
     objectives: tuple[Objective, ...] = Field(min_length=1)  # the first ranks; the others make it a Pareto front
     limits: tuple[Limit, ...] = ()
     n_folds: Annotated[int, Field(ge=1, le=5)]  # 1: one fit on train, ranked on val; K: K fits, then one on train + val
-    preset: Literal["fast", "balanced", "best"] = "balanced"
+    preset: PresetName = "balanced"
     sampler: str = "tpe"
+    sampler_why: str = ""  # one sentence, where it was chosen for the job
     pruner: str = "median"
     fidelity: Fidelity | None = None
     confirm: Confirm | None = None
     combine: bool = True  # soups and ensembles of the best trials stand for election when the job is finished
+    screen: bool = True  # the probe's ranking orders the sources and leaves hopeless ones out
     learn_from: Literal["workspace", "installation", "nothing"] = "workspace"  # whose past jobs say what to try first
     warm_starts: tuple[WarmStart, ...] = ()  # filled in by the probe
     anchors: bool = True
@@ -197,6 +215,20 @@ class JobSpec(Frozen):
         source = self.source(ref)
         offers = {"start": source.kind != "scratch", "source_head": source.n_classes > 0}
         return self.provided | {need for need, offered in offers.items() if offered}
+
+    @property
+    def teaching_backbones(self) -> tuple[str, ...]:
+        """The networks that may come to teach: the teacher's, or those of all sources where the best trial is to."""
+        teacher = self.teacher
+        if teacher is None:
+            return ()
+        if teacher.recipe is not None:
+            return (teacher.recipe.backbone,)
+        return tuple(dict.fromkeys(s.backbone for s in ((teacher.source,) if teacher.source else self.sources)))
+
+    def refusals(self, recipe: Recipe, catalogue: Catalogue) -> list[Refusal]:
+        """Every reason why this job cannot train `recipe`; empty means legal."""
+        return refusals(recipe, self.provided_by(recipe.source), catalogue, self.teaching_backbones)
 
     def source(self, ref: str) -> ResolvedSource:
         """A source of the job, or the one that its teacher starts from."""
@@ -238,12 +270,15 @@ class FrontPoint(Frozen):
     chosen: bool = False
 
 
+CombinedKind = Literal["soup", "ensemble"]
+
+
 class Combined(Frozen):
     """A soup or an ensemble of trials that stood for election: what it was worth on val, and whether it was taken."""
 
-    kind: Literal["soup", "ensemble"]
+    kind: CombinedKind
     numbers: tuple[int, ...]  # of the trials in it
-    val: float
+    val: float  # the objective, of calibrated probabilities, on items that did not choose it
     best_single: float  # on the same items
     taken: bool
     why: str

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from domain.dataset import Statistics
-from domain.job import Budget, JobResult, Objective
+from domain.job import Budget, CombinedKind, Confirmed, FrontPoint, JobResult, Objective
 from domain.recipe import Recipe
 
 
@@ -39,6 +39,7 @@ class TrialOrder(Frozen):
     pack: str  # folder of the packed dataset at this recipe's resolution
     source_pack: str | None = None  # folder of the packed source dataset, where a part of the recipe wants it
     resume: str | None = None  # folder of a resume point of this trial
+    measure: tuple[str, ...] = ()  # facts of the trained network to find out, by the names of objectives
 
 
 class LotOrder(Frozen):
@@ -50,13 +51,26 @@ class LotOrder(Frozen):
     n_folds: int
     classes: tuple[str, ...]
     scratch: str  # folder for the files of this lot; emptied by the parent
+    activations: str | None = None  # folder that the workers of this machine share, of this workspace alone
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     n_threads: int = 1
 
 
+class MemberFiles(Frozen):
+    """A trial's network inside a combination."""
+
+    number: int
+    recipe: Recipe
+    weights: str  # safetensors
+    share: float
+
+
 class FinishCandidate(Frozen):
-    """A finished trial whose network is evaluated on test: the winner, or an anchor."""
+    """A finished trial that can be handed back or is compared with: the winner, an anchor, another of the best.
+
+    A combination is a candidate too: it stands for its best trial, whose id and recipe it bears.
+    """
 
     trial_id: str
     number: int
@@ -67,6 +81,11 @@ class FinishCandidate(Frozen):
     pack: str  # folder of the packed dataset at this recipe's resolution
     value: float  # the objective on val
     remarks: tuple[str, ...] = ()  # where its training deviates from its methods as published
+    of: int | None = None  # a repeat: number of the trial whose recipe it has with another seed
+    eligible: bool = True  # whether the job's limits let it win
+    measured: dict[str, float] = Field(default_factory=dict)  # facts of the network, where the job asked for them
+    combined: CombinedKind | None = None  # a soup's mean lies in `weights`; an ensemble is opened member by member
+    members: tuple[MemberFiles, ...] = ()
 
 
 class DataFacts(Frozen):
@@ -94,6 +113,9 @@ class SearchFacts(Frozen):
     cost_s: float = 0.0
     elapsed_s: float = 0.0
     stopped_by: str | None = None
+    importance: dict[str, float] = Field(default_factory=dict)  # dimension -> share, largest first
+    ranks_first: str | None = None  # the source that its features alone ranked first
+    limits: str = ""  # what the job's limits did to the choice
 
     def n_searched(self, n_fixed: int) -> int:
         """Trials beyond the `n_fixed` anchors that came far enough to be ranked."""
@@ -111,9 +133,14 @@ class FinishOrder(Frozen):
     classes: tuple[str, ...]
     winner: FinishCandidate
     anchors: tuple[FinishCandidate, ...] = ()  # the winner stands here too if it is one
+    others: tuple[FinishCandidate, ...] = ()  # the rest of the best trials, for combinations; repeats of the winner
+    combining: tuple[CombinedKind, ...] = ()  # what combinations may be handed back
+    n_members: int = 3  # at most
+    confirmed: tuple[Confirmed, ...] = ()
+    front: tuple[FrontPoint, ...] = ()  # of several objectives or of limits, nothing chosen yet
     data: DataFacts
     search: SearchFacts
-    licence: str = "unknown"  # of the winner's source weights
+    licences: dict[str, str] = Field(default_factory=dict)  # source -> licence of its weights, where known
     licence_text: str | None = None
     n_test_looks: int = 1  # how often this test split has been looked at, this job included
     scratch: str  # folder for the bundle; emptied by the parent

@@ -5,12 +5,13 @@ settings of optimization, data treatment and budget. Stored recipes outlive the 
 `schema_version` it does not know.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from domain.catalogue import Catalogue, PartFacts
+from domain.catalogue import BackboneFacts, Catalogue, PartFacts
 from domain.space import Value
 
 SLOTS = ("surgery", "regularizer", "feature", "distillation", "schedule", "sampling", "averaging")
@@ -52,6 +53,8 @@ class DataTreatment(Frozen):
     flip: bool = True
     mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of each class's training items, by the trial's seed
+    views: Annotated[int, Field(ge=0, le=64)] = 0  # different looks of an item, shown in turn; 0: a new one every epoch
 
 
 class Recipe(Frozen):
@@ -104,59 +107,115 @@ def compose(values: dict[str, Value], *, task: str, backbone: str, seed: int) ->
     return Recipe.model_validate(flat)
 
 
-def refusals(recipe: Recipe, provided: Iterable[str], catalogue: Catalogue) -> list[Refusal]:
+def refusals(
+    recipe: Recipe, provided: Iterable[str], catalogue: Catalogue, teachers: Sequence[str] = ()
+) -> list[Refusal]:
     """Every reason why `recipe` cannot be trained; empty means legal.
 
     `provided` is what the job offers (`start`, `source_head`, `source_data`, `teacher`); the backbone's own facts
-    (`taps`, `conv`, `batch_norm`, `blocks`, `transformer`, …) are added here. A part states what it has no meaning
-    without in NEEDS, what one value of a param needs in NEEDS_BY, and in CLASHES the slots or `slot.name`s that it
-    cannot stand beside.
+    (`taps`, `conv`, `batch_norm`, `blocks`, `transformer`, …) are added here. `teachers` are the backbones that may
+    come to teach. A part states what it has no meaning without in NEEDS, what one value of a param needs in NEEDS_BY,
+    in CLASHES the slots or `slot.name`s that it cannot stand beside, and in COMPARES what it sets against its guide's.
     """
-    backbone = catalogue.backbone(recipe.backbone)
-    # That a backbone can carry a source's head is not to say that this source has one.
-    have = set(provided) | (set(backbone.provides) - {"source_head"})
+    have = offered(provided, recipe.backbone, catalogue)
     found: list[Refusal] = []
-    filled = recipe.parts
-    names = {f"{slot}.{part.name}" for slot, part in filled.items()} | set(filled)
-    planners = []
-    for slot, part in filled.items():
-        facts = catalogue.part(slot, part.name)
-        label = f"{slot}.{part.name}"
+    parts = [catalogue.part(slot, part.name) for slot, part in recipe.parts.items()]
+    for facts, (slot, part) in zip(parts, recipe.parts.items(), strict=True):
+        found += refused_alone(slot, part, recipe.backbone, have, catalogue, teachers)
         found += [
-            Refusal(code="part_needs", detail=f"{label} needs {need}, which this job or backbone does not provide")
-            for need in facts.needs_of(part.params)
-            if need not in have
+            refused_demand(f"{slot}.{part.name}", path, legal, at(recipe, path))
+            for path, legal in facts.demands.items()
+            if at(recipe, path) not in legal
         ]
-        found += [
-            Refusal(code="parts_clash", detail=f"{label} cannot stand beside {clash}")
-            for clash in facts.clashes
-            if clash in names and clash != label
-        ]
-        for path, legal_values in facts.demands.items():
-            value = at(recipe, path)
-            if value not in legal_values:
-                legal = " or ".join(map(str, legal_values))
-                found.append(
-                    Refusal(code="part_demands", detail=f"{label} works with {path} = {legal}, and this is {value!r}")
-                )
-        if "phases" in facts.functions:
-            planners.append(label)
-        for name, value in part.params.items():
-            range_ = facts.space.get(name)
-            if range_ is None:
-                legal = ", ".join(facts.space) or "none"
-                found.append(Refusal(code="unknown_param", detail=f"{label} has no param {name!r}; it has {legal}"))
-            elif not range_.holds(value):
-                found.append(Refusal(code="param_out_of_range", detail=f"{label}.{name} = {value!r} is out of range"))
-    if len(planners) > 1:
-        found.append(Refusal(code="parts_clash", detail=f"{' and '.join(planners)} both plan the phases of training"))
-    if recipe.data.resolution < backbone.min_resolution or (
-        backbone.fixed_resolution and recipe.data.resolution != backbone.fixed_resolution
-    ):
-        need = backbone.fixed_resolution or f"at least {backbone.min_resolution}"
-        detail = f"{recipe.backbone} needs resolution {need}, got {recipe.data.resolution}"
-        found.append(Refusal(code="resolution_unsupported", detail=detail))
+        found += _refused_params(f"{slot}.{part.name}", part, facts)
+    found += [refused_clash(a, b) for a, b in combinations(parts, 2) if not can_stand_beside(a, b)]
+    return found + refused_resolution(recipe.data.resolution, catalogue.backbone(recipe.backbone))
+
+
+def offered(provided: Iterable[str], backbone: str, catalogue: Catalogue) -> frozenset[str]:
+    """What a job and a backbone offer together."""
+    # That a backbone can carry a source's head is not to say that this source has one.
+    return frozenset(provided) | (set(catalogue.backbone(backbone).provides) - {"source_head"})
+
+
+def refused_alone(
+    slot: str, part: Part, backbone: str, have: Collection[str], catalogue: Catalogue, teachers: Sequence[str]
+) -> list[Refusal]:
+    """Why a part has no meaning on this backbone, whatever else the recipe holds."""
+    facts = catalogue.part(slot, part.name)
+    label, needs = f"{slot}.{part.name}", facts.needs_of(part.params)
+    found = [
+        Refusal(code="part_needs", detail=f"{label} needs {need}, which this job or backbone does not provide")
+        for need in needs
+        if need not in have
+    ]
+    if facts.compares is not None and not found:
+        own = catalogue.backbone(backbone)
+        guides = [catalogue.backbone(name) for name in teachers] if "teacher" in needs else [own]
+        reasons = (_incomparable(facts.compares, own, guide) for guide in guides)
+        if reason := next((r for r in reasons if r is not None), None):
+            found.append(Refusal(code="guide_differs", detail=f"{label} {reason}"))
     return found
+
+
+def _incomparable(what: str, own: BackboneFacts, guide: BackboneFacts) -> str | None:
+    """Why the insides of two networks cannot be set against each other; None if they can."""
+    if what == "middle":
+        lacking = next((b for b in (own, guide) if b.stages[(len(b.stages) - 1) // 2] not in b.taps), None)
+        return None if lacking is None else f"guides the middle stage, and that of {lacking.name} has no map"
+    if what == "maps":
+        lacking = next((b for b in (own, guide) if not b.taps), None)
+        return None if lacking is None else f"compares maps, and {lacking.name} has none"
+    n = min(len(own.tap_widths), len(guide.tap_widths))
+    if n < 2:
+        return f"needs two stages with maps, {own.name} and {guide.name} share fewer"
+    mine, its = own.tap_widths[-n:], guide.tap_widths[-n:]
+    if mine == its:
+        return None
+    return (
+        f"compares maps of equal widths: the last ones of {own.name} have {_listed(mine)} channels, those of "
+        f"{guide.name}, which may be its guide, {_listed(its)}; take a teacher of the same widths, or the source as "
+        "the guide"
+    )
+
+
+def refused_demand(label: str, path: str, legal_values: Iterable[Value], value: Any) -> Refusal:
+    legal = " or ".join(map(str, legal_values))
+    return Refusal(code="part_demands", detail=f"{label} works with {path} = {legal}, and this is {value!r}")
+
+
+def refused_clash(one: PartFacts, other: PartFacts) -> Refusal:
+    """Why two parts that cannot stand beside each other cannot."""
+    for a, b in ((one, other), (other, one)):
+        if clash := next((c for c in a.clashes if c in (b.slot, f"{b.slot}.{b.name}")), None):
+            return Refusal(code="parts_clash", detail=f"{a.slot}.{a.name} cannot stand beside {clash}")
+    both = f"{one.slot}.{one.name} and {other.slot}.{other.name}"
+    return Refusal(code="parts_clash", detail=f"{both} both plan the phases of training")
+
+
+def refused_resolution(resolution: int, backbone: BackboneFacts) -> list[Refusal]:
+    """Why a backbone cannot take pictures of this side."""
+    fixed = backbone.fixed_resolution
+    if resolution >= backbone.min_resolution and fixed in (None, resolution):
+        return []
+    detail = f"{backbone.name} needs resolution {fixed or f'at least {backbone.min_resolution}'}, got {resolution}"
+    return [Refusal(code="resolution_unsupported", detail=detail)]
+
+
+def _refused_params(label: str, part: Part, facts: PartFacts) -> list[Refusal]:
+    found = []
+    for name, value in part.params.items():
+        range_ = facts.space.get(name)
+        if range_ is None:
+            legal = ", ".join(facts.space) or "none"
+            found.append(Refusal(code="unknown_param", detail=f"{label} has no param {name!r}; it has {legal}"))
+        elif not range_.holds(value):
+            found.append(Refusal(code="param_out_of_range", detail=f"{label}.{name} = {value!r} is out of range"))
+    return found
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def at(recipe: Recipe, path: str) -> Any:

@@ -5,6 +5,7 @@ The value at a slot's own path (`regularizer`) is the name of the part that fill
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -109,64 +110,84 @@ class Space(Frozen):
                 values[dimension.path] = dimension.range.default
         return values
 
-    def narrow(self, overrides: dict[str, Any]) -> "Space":
-        """Fix (`path: value`) or narrow (`path: {"low", "high"}` or `path: [options]`) dimensions of this space."""
+    def changed(self, overrides: Mapping[str, Any], legal: Mapping[str, Range] | None = None) -> "Space":
+        """The space with dimensions fixed (`path: value`), or searched elsewhere (`path: {"low", "high"}`, or
+        `path: [options]`): inside what it searches now, and wherever `legal` has a range for the path, inside that."""
+        legal = legal or {}
         unknown = sorted(set(overrides) - set(self.paths))
         if unknown:
             raise Invalid(
                 "unknown_dimension", f"no dimension {', '.join(unknown)}; there are {', '.join(sorted(self.paths))}",
                 unknown=unknown, legal=sorted(self.paths),
             )  # fmt: skip
-        fixed = {p: v for p, v in self.fixed.items() if p not in overrides}
         kept: list[Dimension] = []
-        ranges = {d.path: d for d in self.dimensions}
-        for path, value in self.fixed.items():
-            if path in overrides and overrides[path] != value:
-                raise Invalid("dimension_fixed", f"{path} is fixed to {value!r} by this job", path=path)
-            fixed[path] = value
-        for path, dimension in ranges.items():
-            if path not in overrides:
-                kept.append(dimension)
-                continue
-            narrowed = _narrow(path, dimension.range, overrides[path])
-            if isinstance(narrowed, FloatRange | IntRange | Choice):
-                kept.append(dimension.model_copy(update={"range": narrowed}))
+        fixed: dict[str, Value] = {}
+        opened = [
+            Dimension(path=path, range=Choice(options=(value,), default=value)) for path, value in self.fixed.items()
+        ]
+        for dimension in (*opened, *self.dimensions):
+            path, range_ = dimension.path, dimension.range
+            changed = _changed(path, range_, overrides[path], legal.get(path, range_)) if path in overrides else range_
+            if path in self.fixed and path not in overrides:
+                fixed[path] = self.fixed[path]
+            elif isinstance(changed, FloatRange | IntRange | Choice):
+                kept.append(dimension.model_copy(update={"range": changed}))
             elif dimension.when:  # a fixed conditional value stays conditional: one option
-                only = Choice(options=(narrowed,), default=narrowed)
+                only = Choice(options=(changed,), default=changed)
                 kept.append(dimension.model_copy(update={"range": only}))
             else:
-                fixed[path] = narrowed
+                fixed[path] = changed
         return Space(dimensions=tuple(kept), fixed=fixed)
 
 
-def _narrow(path: str, old: FloatRange | IntRange | Choice, new: Any) -> FloatRange | IntRange | Choice | Value:
-    """The narrowed range, or the one value that is left."""
+def _changed(path: str, old: Range, new: Any, legal: Range) -> Range | Value:
+    """The new range of a dimension, or the one value that is left."""
     if isinstance(new, dict):
-        if isinstance(old, Choice) or not set(new) <= {"low", "high"}:
-            raise Invalid("bad_dimension", f"{path}: give a value, a list of values{_bounds_hint(old)}", path=path)
-        low, high = new.get("low", old.low), new.get("high", old.high)
-        if not (old.holds(low) and old.holds(high)) or low > high:
-            raise Invalid(
-                "bad_dimension", f"{path}: need {old.low} <= low <= high <= {old.high}, got low={low}, high={high}",
-                path=path, low=old.low, high=old.high,
-            )  # fmt: skip
-        if low == high:
-            return _cast(old, low)
-        default = min(max(old.default, low), high)
-        return old.model_copy(update={"low": _cast(old, low), "high": _cast(old, high), "default": _cast(old, default)})
+        return _between(path, old, new, legal)
     if isinstance(new, list | tuple):
-        if not new or not all(old.holds(v) for v in new):
-            raise Invalid("bad_dimension", f"{path}: {list(new)} must be values from {_legal(old)}", path=path)
-        if len(new) == 1:
-            return _cast(old, new[0])
-        options = tuple(_cast(old, v) for v in new)
-        return Choice(options=options, default=old.default if old.default in options else options[0])
-    if not old.holds(new):
-        raise Invalid("bad_dimension", f"{path}: {new!r} is not in {_legal(old)}", path=path)
-    return _cast(old, new)
+        wrong = [v for v in new if not legal.holds(v)]
+        if wrong or not new:
+            said = ", ".join(map(repr, wrong)) or "an empty list"
+            raise Invalid("bad_dimension", f"{path}: {said} is not legal; give {_told(legal)}", path=path)
+        options = tuple(dict.fromkeys(_cast(legal, v) for v in new))
+        return Choice(options=options, default=_nearest(options, old.default)) if len(options) > 1 else options[0]
+    if not legal.holds(new):
+        raise Invalid("bad_dimension", f"{path}: {new!r} is not legal; give {_told(legal)}", path=path)
+    return _cast(legal, new)
 
 
-def _cast(range_: FloatRange | IntRange | Choice, value: Any) -> Value:
+def _between(path: str, old: Range, ends: dict[str, Any], legal: Range) -> Range | Value:
+    """The range with these ends; one that is left out stays as it is, or gives way as far as is legal."""
+    if isinstance(legal, Choice) or not ends or not set(ends) <= {"low", "high"}:
+        raise Invalid("bad_dimension", f"{path}: give {_told(legal)}", path=path)
+    own = sorted(float(o) for o in old.options) if isinstance(old, Choice) else (old.low, old.high)
+    low, high = ends.get("low", own[0]), ends.get("high", own[-1])
+    if legal.holds(low) and legal.holds(high) and low > high and len(ends) == 1:
+        low, high = (low, legal.high) if "low" in ends else (legal.low, high)
+    if not (legal.holds(low) and legal.holds(high)) or low > high:
+        detail = f"{path}: need {legal.low:g} <= low <= high <= {legal.high:g}, got low={low}, high={high}"
+        raise Invalid("bad_dimension", detail, path=path, low=legal.low, high=legal.high)
+    if low == high:
+        return _cast(legal, low)
+    log = legal.log if isinstance(old, Choice) else old.log
+    if log and low <= 0:
+        detail = f"{path} is searched on a logarithmic scale, where low is above 0; a list of values may hold {low}"
+        raise Invalid("bad_dimension", detail, path=path, low=legal.low, high=legal.high)
+    default = min(max(float(old.default), low), high)
+    given = {"low": _cast(legal, low), "high": _cast(legal, high), "log": log, "default": default}
+    if isinstance(legal, IntRange):
+        given["default"] = round(default)
+    return legal.model_copy(update=given)
+
+
+def _nearest(options: tuple[Value, ...], wanted: Value) -> Value:
+    """The option that is the default: `wanted` itself, the number nearest to it, else the first."""
+    if wanted in options or not all(_is_number(o) for o in (wanted, *options)):
+        return wanted if wanted in options else options[0]
+    return min(options, key=lambda o: abs(float(o) - float(wanted)))
+
+
+def _cast(range_: Range, value: Any) -> Value:
     if isinstance(range_, IntRange):
         return int(value)
     if isinstance(range_, FloatRange):
@@ -174,14 +195,13 @@ def _cast(range_: FloatRange | IntRange | Choice, value: Any) -> Value:
     return next(o for o in range_.options if o == value)
 
 
-def _legal(range_: FloatRange | IntRange | Choice) -> str:
+def _told(range_: Range) -> str:
+    """What a dimension takes, as part of a sentence."""
     if isinstance(range_, Choice):
-        return ", ".join(str(o) for o in range_.options)
-    return f"[{range_.low}, {range_.high}]"
-
-
-def _bounds_hint(range_: FloatRange | IntRange | Choice) -> str:
-    return "" if isinstance(range_, Choice) else ' or {"low": …, "high": …}'
+        shown = ", ".join(str(o).lower() if isinstance(o, bool) else str(o) for o in range_.options)
+        return shown if len(range_.options) == 1 else f"one of {shown}, or a list of them"
+    kind = "a whole number" if isinstance(range_, IntRange) else "a number"
+    return f'{kind} from {range_.low:g} to {range_.high:g}, a list of them, or {{"low": …, "high": …}} between them'
 
 
 def _is_number(value: Any) -> bool:

@@ -4,8 +4,9 @@ Dataset   UPLOADING -> CHECKING -> READY | REJECTED;  any of them -> DELETED
 Job       WAITING -> PROBING -> RUNNING <-> PAUSED;  RUNNING | PAUSED -> FINISHING -> COMPLETE
           anything not finished -> FAILED | CANCELLED
 Trial     WAITING -> RUNNING -> COMPLETE | PRUNED | FAILED | CANCELLED
-          RUNNING -> PAUSED (at a rung, resumable) -> WAITING;  a lost RUNNING trial returns to WAITING
+          RUNNING -> PAUSED (with its job, or at a rung) -> WAITING | PRUNED;  a lost RUNNING trial returns to WAITING
 Lot       WAITING -> RUNNING -> DONE;  a lost RUNNING lot returns to WAITING, a hopeless one is DONE
+          RUNNING -> PAUSED (its trials rest at a rung) -> WAITING | DONE
 """
 
 from enum import StrEnum
@@ -60,6 +61,7 @@ class TrialState(StrEnum):
 class LotState(StrEnum):
     WAITING = "WAITING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     DONE = "DONE"
 
     def can_become(self, other: "LotState") -> bool:
@@ -98,6 +100,7 @@ _TRIAL: dict[TrialState, set[TrialState]] = {
 }  # fmt: skip
 _LOT: dict[LotState, set[LotState]] = {
     LotState.WAITING: {LotState.RUNNING, LotState.DONE},
-    LotState.RUNNING: {LotState.WAITING, LotState.DONE},
+    LotState.RUNNING: {LotState.WAITING, LotState.PAUSED, LotState.DONE},
+    LotState.PAUSED: {LotState.WAITING, LotState.DONE},
     LotState.DONE: set(),
 }

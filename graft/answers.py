@@ -62,6 +62,37 @@ class AnchorResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A trial that no other one beats in every objective."""
+
+    trial_id: str
+    number: int
+    values: dict[str, float] = field(default_factory=dict)  # objective -> value
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """A soup or an ensemble of trials that could have been handed back, and whether it was."""
+
+    kind: str  # soup | ensemble
+    numbers: tuple[int, ...]  # of its trials
+    val: float
+    best_single: float  # on the same items
+    taken: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A recipe that was trained with several seeds."""
+
+    number: int  # of its first trial
+    values: tuple[float, ...]  # the objective on val, one per seed
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
     best_trial_id: str
     best_number: int
@@ -74,6 +105,11 @@ class JobResult:
     selection_bias: float | None = None
     calibration_temperature: float = 1.0
     anchors: tuple[AnchorResult, ...] = ()
+    summary: tuple[str, ...] = ()  # what was tried, chosen and why, in plain sentences
+    importance: dict[str, float] = field(default_factory=dict)  # dimension -> its share in coming out on top
+    combined: tuple[Combined, ...] = ()
+    confirmed: tuple[Confirmed, ...] = ()
+    front: tuple[FrontPoint, ...] = ()  # of several objectives, or of limits
     export: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +162,9 @@ class Trial:
     number: int
     state: str  # WAITING | RUNNING | PAUSED | COMPLETE | PRUNED | FAILED | CANCELLED
     anchor: str | None = None
+    origin: str | None = None  # cheap | promoted | repeat | warm_start; None: an anchor, or the sampler's own
+    of: int | None = None  # the trial that it repeats or runs in full
+    rung: float | None = None  # share of its budget at which it was paused for lagging behind
     value: float | None = None
     values: dict[str, Any] | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -205,7 +244,10 @@ _ONE: dict[type, dict[str, type]] = {
     JobResult: {"test_accuracy": Interval},
     AnchorResult: {"test_accuracy": Interval, "lift": Interval},
 }
-_MANY: dict[type, dict[str, type]] = {Dataset: {"findings": Finding}, JobResult: {"anchors": AnchorResult}}
+_MANY: dict[type, dict[str, type]] = {
+    Dataset: {"findings": Finding},
+    JobResult: {"anchors": AnchorResult, "front": FrontPoint, "combined": Combined, "confirmed": Confirmed},
+}
 
 
 def read(kind: type[T], data: Any) -> T:

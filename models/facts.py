@@ -9,6 +9,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from domain.catalogue import BackboneFacts, Preprocessing, WeightsFacts
 from models.anatomy import Anatomy
 from models.build import Member, members
+from models.network import as_map
 
 LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1K, whose terms are for non-commercial research"
 # torch has no second derivative of these: no loss on an input gradient can be trained through them.
@@ -32,6 +33,7 @@ def facts_of(entry: Member) -> BackboneFacts:
         summary=variant.summary,
         stages=tuple(anatomy.stages),
         taps=anatomy.taps,
+        tap_widths=_tap_widths(entry, anatomy),
         provides=_provides(anatomy),
         feature_dim=anatomy.feature_dim,
         n_weights=sum(weight.numel() for stage in anatomy.stages.values() for weight in stage.parameters()),
@@ -77,6 +79,19 @@ def _provides(anatomy: Anatomy) -> tuple[str, ...]:
         "double_backward": not any(isinstance(module, ONCE_DIFFERENTIABLE) for module in modules),
     }
     return tuple(name for name, provided in has.items() if provided)
+
+
+def _tap_widths(entry: Member, anatomy: Anatomy) -> tuple[int, ...]:
+    """Channels of the map at each tap, seen without computing one."""
+    side = preprocessing_of(entry).crop
+    widths: list[int] = []
+    activation = torch.empty(1, 3, side, side, device="meta")
+    with torch.no_grad():
+        for name, stage in anatomy.stages.items():
+            activation = stage.eval()(activation)
+            if name in anatomy.taps:
+                widths.append(as_map(activation).shape[1])
+    return tuple(widths)
 
 
 def _published(entry: Member) -> tuple[WeightsFacts, ...]:

@@ -1,26 +1,31 @@
 """One job's study: a view in memory on the trials that the database holds.
 
-Optuna's in-memory storage is filled from history and asked for the next recipe. Every ask builds its sampler anew from
-(study seed, trial number): two processes with the same history propose the same values, whichever of them asks.
+Optuna is shown the history and asked for the next recipe. Every ask builds its sampler anew from (study seed, trial
+number), and what a sampler has to remember is kept with its trials: two processes with the same history propose the
+same values, whichever of them asks.
 """
 
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import InMemoryStorage
-from optuna.trial import Trial, create_trial
+from optuna.trial import Trial
 from optuna.trial import TrialState as OptunaState
 
+from domain.sampler import check_sampler
 from domain.space import Choice, FloatRange, IntRange, Space, Value
 from domain.states import TrialState
-from search.curves import on_grid
+from search.asked import Asked
+from search.curves import GRID
+from search.history import History, frozen
+from search.importance import importance
 from search.registry import load
+from search.rungs import Rungs
+from search.tracks import Pruner, Track, Tracks
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -32,7 +37,7 @@ _STATES = {
     TrialState.RUNNING: OptunaState.RUNNING,
     TrialState.PAUSED: OptunaState.RUNNING,
 }
-_names = count()
+Direction = Literal["maximize", "minimize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +47,59 @@ class Past:
     number: int
     state: TrialState
     values: Mapping[str, Value]
-    value: float | None = None
+    value: float | None = None  # of the first objective
     curve: tuple[tuple[float, float], ...] = ()  # (share, value)
+    others: tuple[float, ...] = ()  # of further objectives, in their order
+    attrs: Mapping[str, Any] = field(default_factory=dict)  # as proposed
+    rung: float | None = None  # share at which it rests, if it does
+    passed: float | None = None  # share that it was promoted from
+    comparable: bool = True  # False: of another fidelity, so that its curve says nothing about the others'
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     number: int
     values: dict[str, Value]
-    attrs: dict[str, Any] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)  # what the sampler has to find again in this trial
 
 
 class Search:
     """The study of one job. Not thread-safe: its owner holds a lock."""
 
     def __init__(
-        self, space: Space, *, direction: Literal["maximize", "minimize"], sampler: str, pruner: str, seed: int
-    ) -> None:
+        self, space: Space, *, direction: Direction, others: Mapping[str, Direction] | None = None, sampler: str,
+        pruner: str, seed: int, n_folds: int = 1,
+    ) -> None:  # fmt: skip
+        """`others` are further objectives by name, and their directions; pruners then stop nothing."""
+        directions = [direction, *(others or {}).values()]
+        check_sampler(sampler, space, n_objectives=len(directions))
+        self.others = tuple(others or {})
         self.space = space
+        self.finished: set[int] = set()
         self._sampler = load("samplers", sampler)
         self._seed = seed
-        self._storage = InMemoryStorage()
-        name = f"job-{next(_names)}"
-        self._study = optuna.create_study(
-            storage=self._storage, study_name=name, direction=direction, pruner=load("pruners", pruner).build()
-        )
-        self._study_id = self._storage.get_study_id_from_name(name)
-        self._ids: dict[int, int] = {}  # our trial number -> Optuna's trial id
+        self._kept: dict[str, Any] = {}
+        self._history = History(getattr(self._sampler, "MOST", None))
+        self._study = optuna.create_study(storage=self._history, directions=directions)
+        self._prunes = not self.others
+        self._pruner: Pruner = load("pruners", pruner).build()
+        self._tracks = Tracks(direction, n_folds=n_folds)
+        self._ranges = {d.path: d.range for d in space.dimensions}
         self._distributions = {d.path: _distribution(d.range) for d in space.dimensions}
-        self.finished: set[int] = set()
 
     def learn(self, trials: Iterable[Past]) -> None:
         """Add what is new. Cancelled trials and recipes outside the space (such as a linear probe) teach nothing."""
         for past in trials:
             if past.number in self.finished:
                 continue
-            if past.state in _STATES and (past.number in self._ids or self._inside(past.values)):
+            if past.state in _STATES and self._inside(past.values):
                 self._put(past)
-            elif past.number in self._ids:  # cancelled after it was asked for
-                self._storage.set_trial_state_values(self._ids.pop(past.number), OptunaState.FAIL)
+            else:
+                self._history.drop(past.number)
+                self._tracks.drop(past.number)
+            if past.comparable and past.number in self._history:
+                curve, rung, passed = past.curve, past.rung, past.passed
+                self._tracks.put(past.number, past.state, curve, past.value, rung=rung, passed=passed)
             if past.state.finished:
                 self.finished.add(past.number)
 
@@ -89,63 +108,85 @@ class Search:
 
         `again` counts the proposals for this number that were refused before.
         """
-        self._study.sampler = self._sampler.build(seed=derive_seed(self._seed, number, again))
+        seed = derive_seed(self._seed, number, again)
+        self._study.sampler = self._sampler.build(Asked(self.space, number, self._seed, seed, again, self._kept))
+        self._history.number = number
         trial = self._study.ask()
         values: dict[str, Value] = dict(self.space.fixed)
         for dimension in self.space.dimensions:
             if dimension.active(values):
                 values[dimension.path] = _suggest(trial, dimension.path, self._distributions[dimension.path])
-        self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
-        return Proposal(number=number, values=values)
+        proposal = Proposal(number, values, self._history.notes(number))
+        self._put(Past(number, TrialState.WAITING, values, attrs=proposal.attrs))
+        return proposal
 
     def forget(self, number: int) -> None:
         """Take back a proposal that another process has overtaken."""
-        trial_id = self._ids.pop(number, None)
-        if trial_id is not None:
-            self._storage.set_trial_state_values(trial_id, OptunaState.FAIL)
+        self._history.drop(number)
 
-    def should_prune(self, number: int, curve: Iterable[tuple[float, float]]) -> bool:
-        """Would the pruner stop trial `number`, given its curve so far? Trials outside the space are never stopped."""
-        if number not in self._ids or number in self.finished:
-            return False
-        self._set_curve(self._ids[number], on_grid(curve))
-        return self._study.pruner.prune(self._study, self._storage.get_trial(self._ids[number]))
+    def should_prune(self, number: int, curve: Iterable[tuple[float, float]], *, asked: float = 0.0) -> bool:
+        """Would the pruner stop trial `number`, given its curve so far? Trials outside the space are never stopped.
+
+        `asked` is the share up to which this was asked before, and it went on: rungs up to there are behind it.
+        """
+        track = self._track(number, curve, asked)
+        return track is not None and self._pruner.stops(track, self._tracks.others(number))
+
+    def rests_at(self, number: int, curve: Iterable[tuple[float, float]], *, asked: float = 0.0) -> float | None:
+        """The rung, as a share of the budget, at which trial `number` should rest now; None lets it go on, and so does
+        a pruner without rungs, which stops for good."""
+        track = self._track(number, curve, asked)
+        if not isinstance(self._pruner, Rungs) or track is None:
+            return None
+        rung = self._pruner.rests_at(track, self._tracks.others(number))
+        return None if rung is None else rung / GRID
+
+    def promotable(self) -> list[int]:
+        """The trials that rest at a rung and may go on by now, the best first."""
+        return self._pruner.promotable(self._tracks) if isinstance(self._pruner, Rungs) else []
+
+    def importance(self) -> dict[str, float]:
+        """What each dimension had to do with coming out on top; empty while too few trials are COMPLETE."""
+        return importance(self._study)
+
+    def _track(self, number: int, curve: Iterable[tuple[float, float]], asked: float) -> Track | None:
+        """The track of a running trial, its curve as it is now; None if nothing is to be decided about it."""
+        if not self._prunes or number in self.finished or number not in self._tracks:
+            return None
+        track = self._tracks.walked(number, curve)
+        return replace(track, passed=max(track.passed, math.floor(asked * GRID + 1e-9)))
 
     def _inside(self, values: Mapping[str, Value]) -> bool:
-        ranges = {d.path: d.range for d in self.space.dimensions}
         return all(
-            ranges[path].holds(value) if path in ranges else self.space.fixed.get(path) == value
+            self._ranges[path].holds(value) if path in self._ranges else self.space.fixed.get(path) == value
             for path, value in values.items()
         )
 
     def _put(self, past: Past) -> None:
-        if past.number not in self._ids:
-            searched = {p: v for p, v in past.values.items() if p in self._distributions}
-            template = create_trial(
-                state=OptunaState.RUNNING,
-                params=searched,
-                distributions={p: self._distributions[p] for p in searched},
-            )
-            self._ids[past.number] = self._storage.create_new_trial(self._study_id, template_trial=template)
-        trial_id = self._ids[past.number]
-        if self._storage.get_trial(trial_id).state.is_finished():
-            return
-        curve = on_grid(past.curve)
-        self._set_curve(trial_id, curve)
-        state, value = _STATES[past.state], past.value
-        if state == OptunaState.PRUNED and value is None:
-            value = curve[max(curve)] if curve else None
-        if state in (OptunaState.COMPLETE, OptunaState.PRUNED) and (value is None or not math.isfinite(value)):
-            state = OptunaState.FAIL  # a number that is none never ranks
-        if state.is_finished():
-            keep = value is not None and state != OptunaState.FAIL
-            self._storage.set_trial_state_values(trial_id, state, [value] if keep and value is not None else None)
+        """Show a trial to Optuna as it is now."""
+        state = _STATES[past.state]
+        if state == OptunaState.COMPLETE and not past.comparable:
+            state = OptunaState.PRUNED
+        values = None if past.value is None else [past.value, *past.others]
+        curve: dict[int, float] = {}
+        if state == OptunaState.PRUNED:  # known by how far it came, and what it showed there
+            share, last = max((p for p in past.curve if math.isfinite(p[1])), default=(0.0, math.nan))
+            curve = {} if share == 0.0 else {round(share * GRID): last}
+            # Optuna cannot rank an unfinished trial among several objectives.
+            state = OptunaState.PRUNED if curve and len(self._study.directions) == 1 else OptunaState.FAIL
+        elif state == OptunaState.COMPLETE and not self._ranks(values):
+            state = OptunaState.FAIL
+        searched = {path: value for path, value in past.values.items() if path in self._distributions}
+        trial = frozen(
+            past.number, state, params=searched, distributions={path: self._distributions[path] for path in searched},
+            values=values if state == OptunaState.COMPLETE else None, curve=curve,
+            notes=dict(past.attrs.get("sampler", {})),
+        )  # fmt: skip
+        self._history.put(trial, past.attrs.get("study", {}))
 
-    def _set_curve(self, trial_id: int, curve: Mapping[int, float]) -> None:
-        known = self._storage.get_trial(trial_id).intermediate_values
-        for step, value in curve.items():
-            if step not in known:
-                self._storage.set_trial_intermediate_value(trial_id, step, value)
+    def _ranks(self, values: list[float] | None) -> bool:
+        """A number that is none never ranks."""
+        return values is not None and len(values) == len(self._study.directions) and all(map(math.isfinite, values))
 
 
 def derive_seed(*parts: int) -> int:

@@ -1,14 +1,14 @@
 """Queries and moves of jobs. The API moves a job's own row only; `advance` does what follows from it for its lots."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from domain.budget import extended
 from domain.errors import Conflict, Invalid, NotFound
-from domain.job import Budget
+from domain.job import Budget, Objective
 from domain.states import JobState
 from store.blob_rows import drop_refs
 from store.events import tell
@@ -105,22 +105,14 @@ def cancel(session: Session, workspace_id: str, job_id: str, keep: str) -> JobRo
     return job
 
 
-def extend_budget(
-    session: Session, workspace_id: str, job_id: str, *, trials: int | None = None, wall_s: float | None = None
-) -> JobRow:
+def extend_budget(session: Session, workspace_id: str, job_id: str, more: Mapping[str, float | None]) -> JobRow:
     """A larger budget, until the job is being finished. What is not given stays; nothing can shrink."""
     job = get_job(session, workspace_id, job_id, lock=True)
     if job.state not in (JobState.WAITING, JobState.PROBING, JobState.RUNNING, JobState.PAUSED):
         raise wrong_state(job, "cannot be given a larger budget; start a new job from its result")
     old = Budget.model_validate(job.spec["budget"])
-    for name, was, asked in (("trials", old.trials, trials), ("wall_s", old.wall_s, wall_s)):
-        if asked is not None and (was is None or asked < was):
-            limit = "unlimited" if was is None else was
-            raise Invalid("budget_not_extended", f"{name} is {limit} and can only grow, got {asked}", field=name)
-    try:
-        new = Budget(trials=trials or old.trials, wall_s=wall_s or old.wall_s)
-    except ValidationError as error:
-        raise Invalid("validation_error", "; ".join(e["msg"] for e in error.errors())) from None
+    first = job.spec["objectives"][0] if "objectives" in job.spec else job.spec["objective"]
+    new = extended(old, more, Objective.model_validate(first))
     if new != old:
         budget = new.model_dump(mode="json")
         set_facts(session, job, spec={**job.spec, "budget": budget}, woken_at=0.0)

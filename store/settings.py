@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     # Trials that the probe expects to be shorter are asked for one ahead per worker: no gap, at one result's cost in
     # what the sampler knows. 0 never asks ahead.
     ask_ahead_below_s: float = Field(default=30.0, ge=0)
+    # Jobs that ask for it may learn from the past jobs of every workspace, which then shows in what they try first.
+    pool_history: bool = False
 
     max_upload_bytes: int = Field(default=20 * GIB, gt=0)
     min_free_bytes: int = Field(default=GIB, ge=0)  # uploads are refused when less is left on the disk
@@ -52,6 +54,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     n_threads: int = Field(default=0, ge=0)  # 0: chosen by the worker
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device_memory_bytes: int | None = Field(default=None, gt=0)  # a worker's share of its device; None: all there is
 
     @field_validator("home", "cache_dir", "weights_dir")
     @classmethod

@@ -130,7 +130,7 @@ class JobRow(Leased, Base):
     estimate: Mapped[dict[str, Any] | None]  # of the probe: s_per_trial, memory_bytes, disk_bytes, device
     result: Mapped[dict[str, Any] | None]  # domain.job.JobResult
     best_trial_id: Mapped[str | None] = mapped_column(Id)
-    stopped_by: Mapped[str | None] = mapped_column(String(20))  # budget | user | failures
+    stopped_by: Mapped[str | None] = mapped_column(String(20))  # a part of the budget, user, or failures
     cancel: Mapped[str | None] = mapped_column(String(10))  # keep | discard, as asked
     error: Mapped[dict[str, Any] | None]
     bundle_blob: Mapped[str | None] = mapped_column(String(200))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -71,6 +71,32 @@ def insert_lot(session: Session, job_id: str, trials: Sequence[NewTrial]) -> Lot
     return lot
 
 
+def rests(trial: TrialRow) -> bool:
+    """Whether a trial is PAUSED at a rung of its search, and not with its job."""
+    return trial.state == TrialState.PAUSED and "rung" in trial.attrs
+
+
+def promote(session: Session, job_id: str, number: int) -> LotRow | None:
+    """The lot of a trial that rests at a rung, given back to be trained further from there.
+
+    None if it rests no more, or its job does not run.
+    """
+    trial = session.scalar(select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.number == number))
+    if trial is None:
+        return None
+    locked: dict[str, Any] = {"with_for_update": {"key_share": True}, "populate_existing": True}
+    lot = session.get_one(LotRow, trial.lot_id, **locked)
+    job = session.get_one(JobRow, job_id, **locked)
+    session.refresh(trial)
+    if job.state != JobState.RUNNING or not rests(trial):
+        return None
+    kept = {name: fact for name, fact in trial.attrs.items() if name != "rung"}
+    become(session, trial, TrialState.WAITING, attrs=kept | {"passed_rung": trial.attrs["rung"]})
+    if lot.state == LotState.PAUSED:
+        become(session, lot, LotState.WAITING, attempt=0, not_before=0.0, woken_at=0.0)
+    return lot
+
+
 def get_trial(session: Session, workspace_id: str, trial_id: str) -> TrialRow:
     trial = session.scalar(select(TrialRow).where(TrialRow.id == trial_id, TrialRow.workspace_id == workspace_id))
     if trial is None:
@@ -94,11 +120,18 @@ class TrialSketch(NamedTuple):
     state: str
     anchor: str | None
     error: dict[str, Any] | None
+    value: float | None
+    finished_at: float | None
+    origin: str | None  # where a trial comes from that is neither fixed nor the sampler's
+    of: int | None  # the trial that it repeats or continues
 
 
 def sketch_trials(session: Session, job_id: str) -> list[TrialSketch]:
     """The trials of a job by number, in short."""
-    columns = select(TrialRow.id, TrialRow.number, TrialRow.state, TrialRow.anchor, TrialRow.error)
+    columns = select(
+        TrialRow.id, TrialRow.number, TrialRow.state, TrialRow.anchor, TrialRow.error, TrialRow.value,
+        TrialRow.finished_at, TrialRow.attrs["origin"].as_string(), TrialRow.attrs["of"].as_integer(),
+    )  # fmt: skip
     rows = session.execute(columns.where(TrialRow.job_id == job_id).order_by(TrialRow.number))
     return [TrialSketch(*row) for row in rows]
 
@@ -245,6 +278,12 @@ def count_states(session: Session, job_ids: Collection[str]) -> dict[str, Counte
     return counts
 
 
+def count_origin(session: Session, job_id: str, origin: str) -> int:
+    """How many trials of a job came from there, as their attributes say."""
+    query = select(func.count()).where(TrialRow.job_id == job_id, TrialRow.attrs["origin"].as_string() == origin)
+    return int(session.scalar(query) or 0)
+
+
 def next_number(session: Session, job_id: str) -> int:
     last = session.scalar(select(func.max(TrialRow.number)).where(TrialRow.job_id == job_id))
     return 0 if last is None else last + 1
@@ -253,12 +292,31 @@ def next_number(session: Session, job_id: str) -> int:
 def best_trials(session: Session, job_id: str, *, direction: str, limit: int = 1) -> list[TrialRow]:
     """The best COMPLETE trials by value on val; of equals the earlier one. A source that was fine-tuned to teach is
     none of them: it is not what the job looks for."""
-    query = select(TrialRow).where(
+    best_first = TrialRow.value.desc() if direction == "maximize" else TrialRow.value.asc()
+    query = select(TrialRow).where(*_looked_for(job_id)).order_by(best_first, TrialRow.number)
+    return list(session.scalars(query.limit(limit)))
+
+
+class Scored(NamedTuple):
+    """What choosing among the COMPLETE trials of a job needs of each."""
+
+    id: str
+    number: int
+    value: float
+    metrics: dict[str, Any] | None
+
+
+def scored_trials(session: Session, job_id: str) -> list[Scored]:
+    """The trials that `best_trials` chooses from, by number."""
+    columns = select(TrialRow.id, TrialRow.number, TrialRow.value, TrialRow.metrics)
+    return [Scored(*row) for row in session.execute(columns.where(*_looked_for(job_id)).order_by(TrialRow.number))]
+
+
+def _looked_for(job_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (
         TrialRow.job_id == job_id, TrialRow.state == "COMPLETE", TrialRow.value.is_not(None),
         TrialRow.anchor.is_distinct_from(TEACHER),
     )  # fmt: skip
-    best_first = TrialRow.value.desc() if direction == "maximize" else TrialRow.value.asc()
-    return list(session.scalars(query.order_by(best_first, TrialRow.number).limit(limit)))
 
 
 def note_best(session: Session, job: JobRow, trial: TrialRow) -> bool:

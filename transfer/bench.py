@@ -21,7 +21,7 @@ from models.facts import preprocessing_of
 from models.network import HEAD, Network, Seen
 from models.weights import Start
 from transfer.phase import Outcome, Phase, Plan, Rebuilt, Site, covers
-from transfer.setting import Setting, onlooker
+from transfer.setting import Halted, Setting, onlooker
 from transfer.source_data import SourceData
 from transfer.views import Items
 from transfer.warm import Shelf
@@ -29,14 +29,6 @@ from transfer.warm import Shelf
 Tensors = dict[str, Tensor]
 
 PREPARED: Shelf[Tensors] = Shelf(2 << 30, lambda found: sum(t.numel() * t.element_size() for t in found.values()))
-
-
-class Halted(Exception):
-    """The trial was asked to pause or to stop."""
-
-    def __init__(self, answer: str) -> None:
-        super().__init__(answer)
-        self.answer = answer
 
 
 class Drawn(NamedTuple):
@@ -179,8 +171,10 @@ class Bench:
         setting = self.setting
         if setting.start_key is None or (of_net and any(part.slot == "surgery" for part in self.parts)):
             return make()
-        whole = (setting.start_key, setting.pack_key, setting.order.n_folds, self.fold, setting.order.precision, key)
-        return PREPARED.get(whole, make)
+        fraction = self.recipe.data.fraction
+        part = None if fraction == 1 else (fraction, self.recipe.seed)  # drawn by the trial's seed
+        items = (setting.pack_key, setting.order.n_folds, self.fold, part)
+        return PREPARED.get((setting.start_key, items, setting.order.precision, key), make)
 
     def remark(self, sentence: str) -> None:
         """Say in the report where the trial departs from the letter of a method."""

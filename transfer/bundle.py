@@ -2,6 +2,7 @@
 
 model.safetensors  recipe.json  labels.json  preprocessing.json  preprocess.py  model.onnx  model_card.md
 predict.py  requirements.txt  LICENSE-WEIGHTS.txt  MANIFEST.json (size and sha256 of every other file)
+members.json (of a combination: trial number, recipe and share of each; `recipe.json` is then the first one's)
 """
 
 import copy
@@ -76,6 +77,7 @@ def export(
     licence: str,
     pack: Pack,
     folder: Path,
+    members: Sequence[dict[str, Any]] = (),
     device: str = "cpu",
     n_threads: int = 1,
 ) -> ExportCheck:
@@ -85,6 +87,8 @@ def export(
     described = preprocessing_facts(preprocessing)
     save_weights(network.state_dict(), folder / "model.safetensors")
     write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+    if members:
+        write_json(folder / "members.json", list(members))
     write_json(folder / "labels.json", list(classes))
     write_json(folder / "preprocessing.json", described | {"calibration_temperature": temperature})
     _copy(files("intake.preprocess").joinpath(f"{recipe.task}.py"), folder / "preprocess.py")

@@ -6,12 +6,19 @@ import numpy as np
 
 from domain.catalogue import Preprocessing
 from domain.job import AnchorResult, Interval, JobResult
-from domain.lot import FinishOrder
+from domain.lot import FinishCandidate, FinishOrder
+from domain.recipe import Recipe
 from transfer.bundle import ExportCheck
 from transfer.evaluate import Ints
 
 MAX_CLASSES = 60  # rows of the table of classes
 MAX_CONFUSIONS = 10
+MEASURED = {
+    "latency_ms": "one image in {:.3g} ms",
+    "latency_batch_ms": "32 images together in {:.3g} ms (medians, without decoding and resizing)",
+    "size_bytes": "weights of {:,.0f} bytes",
+    "source_accuracy": "{:.1%} of the source dataset's test images right under the source's own head",
+}
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,11 @@ def write_card(
     """The whole card as Markdown."""
     sections = [
         _head(order, result),
+        _summary(result),
         _data(order),
         _search(order, len(result.anchors)),
         _test(order, result),
+        *([_front(result)] if result.front else []),
         _anchors(order, result),
         _calibration(order, result, details),
         _classes(order, details),
@@ -58,6 +67,10 @@ def _head(order: FinishOrder, result: JobResult) -> str:
             "```",
         ]
     )
+
+
+def _summary(result: JobResult) -> str:
+    return "\n".join(["## Summary", "", *(f"- {escape(sentence)}" for sentence in result.summary)])
 
 
 def _data(order: FinishOrder) -> str:
@@ -138,6 +151,25 @@ def _test(order: FinishOrder, result: JobResult) -> str:
     return "\n".join(lines)
 
 
+def _front(result: JobResult) -> str:
+    names = list(result.front[0].values)
+    rows = [
+        f"| {p.number}{', taken' if p.chosen else ''} | {' | '.join(f'{p.values[name]:.4g}' for name in names)} |"
+        for p in result.front
+    ]
+    lines = [
+        "## Front",
+        "",
+        "No other trial is at least as good as one of these in everything, and better in something. On val, or "
+        "measured of the network where it was trained.",
+        "",
+        f"| trial | {' | '.join(names)} |",
+        "|" + "---|" * (1 + len(names)),
+        *rows,
+    ]
+    return "\n".join(lines)
+
+
 def _anchors(order: FinishOrder, result: JobResult) -> str:
     if not result.anchors:
         return "## Anchors\n\nNo anchor (fixed recipe) was trained, so there is nothing to compare the search with."
@@ -196,27 +228,56 @@ def _classes(order: FinishOrder, details: TestDetails) -> str:
 
 
 def _network(order: FinishOrder, preprocessing: Preprocessing) -> str:
-    recipe = order.winner.recipe
-    parts = ", ".join(f"{slot} {part.name}" for slot, part in recipe.parts.items()) or "none"
-    licence = "none, trained from scratch" if recipe.source.startswith("scratch:") else order.licence
-    taught = (
-        "" if recipe.distillation is None else " It learned from a teacher as well, whose licence may have a say too."
-    )
+    winner = order.winner
+    sources = sources_of(winner)
+    known = dict.fromkeys(order.licences.get(source, "unknown") for source in sources)
+    licence = ", ".join(known) if sources else "none, trained from scratch"
+    recipes = [member.recipe for member in winner.members] or [winner.recipe]
+    taught = any(recipe.distillation is not None for recipe in recipes)
     lines = [
         "## Network",
         "",
-        f"{recipe.backbone} with a {recipe.head.kind} head; source `{recipe.source}`; parts: {parts}; trial "
-        f"{order.winner.number}. `recipe.json` holds everything needed to train it again.",
+        *_made_of(winner),
         "",
         f"Input: upright RGB, short side to {preprocessing.resize} ({preprocessing.interpolation}), centre crop "
         f"{preprocessing.crop}; `preprocess.py` does it, and the ONNX graph normalises.",
         "",
-        f"Licence of the source weights: {licence}; see `LICENSE-WEIGHTS.txt`.{taught}",
+        f"Licence of the source weights: {licence}; see `LICENSE-WEIGHTS.txt`."
+        + (" It learned from a teacher as well, whose licence may have a say too." if taught else ""),
     ]
+    if facts := [MEASURED[name].format(value) for name, value in winner.measured.items()]:
+        lines += ["", f"Measured where it was trained, on the device `{order.device}`: {'; '.join(facts)}."]
     if order.winner.remarks:
         lines += ["", "Where the training departs from the letter of a method:", ""]
         lines += [f"- {escape(remark)}" for remark in order.winner.remarks]
     return "\n".join(lines)
+
+
+def _made_of(winner: FinishCandidate) -> list[str]:
+    """What the network is; of a combination, what each trial in it is."""
+    if winner.combined is None:
+        told = (
+            f"{_form(winner.recipe)}; trial {winner.number}. `recipe.json` holds everything needed to train it again."
+        )
+        return [told]
+    what = (
+        "A soup: one network whose weights are the mean of those of these trials."
+        if winner.combined == "soup"
+        else "An ensemble: the weighted mean of the probabilities of these trials' networks, which all answer."
+    )
+    members = [f"- trial {m.number}, share {m.share:.2f}: {_form(m.recipe)}" for m in winner.members]
+    return [f"{what} `members.json` holds their recipes, `recipe.json` that of the first.", "", *members]
+
+
+def _form(recipe: Recipe) -> str:
+    parts = ", ".join(f"{slot} {part.name}" for slot, part in recipe.parts.items()) or "none"
+    return f"{recipe.backbone} with a {recipe.head.kind} head; source `{recipe.source}`; parts: {parts}"
+
+
+def sources_of(winner: FinishCandidate) -> list[str]:
+    """The sources whose weights are in the network, each once."""
+    recipes = [winner.recipe, *(member.recipe for member in winner.members)]
+    return [s for s in dict.fromkeys(recipe.source for recipe in recipes) if not s.startswith("scratch:")]
 
 
 def _export(check: ExportCheck) -> str:

@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from domain.catalogue import Preprocessing
 from domain.recipe import Recipe
-from models.build import build
+from intake.packs import Pack
+from models.build import build, member
 from models.ensemble import Ensemble
+from models.facts import preprocessing_of
 from models.network import Network
 from models.weights import read_weights, start_from
 from transfer.parts import bind_all
@@ -24,7 +27,7 @@ def open_checkpoint(recipe: Recipe, weights: Path, n_classes: int) -> Network | 
     """
     tensors, _ = read_weights(weights)
     members = members_of(tensors)
-    networks = [_restore(recipe, member, n_classes) for member in members or [tensors]]
+    networks = [restore(recipe, each, n_classes) for each in members or [tensors]]
     return (Ensemble(networks) if members else networks[0]).eval()
 
 
@@ -43,10 +46,18 @@ def members_of(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return [found[member] for member in sorted(found)]
 
 
-def _restore(recipe: Recipe, weights: Mapping[str, Tensor], n_classes: int) -> Network:
+def restore(recipe: Recipe, weights: Mapping[str, Tensor], n_classes: int) -> Network:
+    """One network, from its tensors in memory."""
     network = build(recipe.backbone, n_classes=n_classes, head=recipe.head.kind)
     for part in bind_all(recipe):
         if part.slot == "surgery" and part.says("rebuild"):  # what other parts add is for training alone
             network = part.call("rebuild", network, Site(torch.Generator().manual_seed(0), n_classes)).net
     start_from(network, weights, with_head=True)
     return network
+
+
+def preprocessing_at(recipe: Recipe, pack: Pack) -> Preprocessing:
+    """The backbone's evaluation preprocessing, as the pack was made with."""
+    native = preprocessing_of(member(recipe.backbone))
+    made = {"resize": pack.resize, "crop": pack.crop, "interpolation": pack.interpolation}
+    return native.model_copy(update=made)

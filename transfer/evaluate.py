@@ -7,7 +7,7 @@ Efron, Bootstrap methods: another look at the jackknife, 1979.  Clopper and Pear
 Guo et al., On calibration of modern neural networks, 2017.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,19 +59,25 @@ def evaluation_pixels(pack: Pack, rows: Ints) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pack.pixels[rows][:, window, window])
 
 
-def predict(network: PixelNetwork, pack: Pack, rows: Ints, *, batch: int = 64, device: str = "cpu") -> Floats:
-    """Logits (N, C) of the items at `rows`, in their order; evaluation mode, full float32."""
+def predict(
+    network: PixelNetwork, pack: Pack, rows: Ints, *, batch: int = 64, device: str = "cpu",
+    alive: Callable[[], None] | None = None,
+) -> Floats:  # fmt: skip
+    """Logits (N, C) of the items at `rows`, in their order; evaluation mode, full float32. `alive` is called as it goes
+    on."""
     network = network.to(device).eval()
     found = []
-    with torch.inference_mode(), _full_precision():
+    with torch.inference_mode(), full_precision():
         for start in range(0, len(rows), batch):
+            if alive is not None:
+                alive()
             pixels = torch.from_numpy(evaluation_pixels(pack, rows[start : start + batch]))
             found.append(network(pixels.to(device)).float().cpu().numpy())
     return np.concatenate(found) if found else np.zeros((0, len(pack.classes)), np.float32)
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """No TF32: a reported logit must be the one that any other machine computes."""
     backends: Any = torch.backends
     convolutions, products = backends.cudnn.conv, backends.cuda.matmul
@@ -137,6 +143,24 @@ def balanced_accuracy(logits: Floats, targets: Ints) -> float:
     return float((np.diag(table)[present] / table.sum(1)[present]).mean())
 
 
+def auc(logits: Floats, targets: Ints) -> float:
+    """Mean over classes of P(s > s') + P(s = s') / 2, s and s' the log-probabilities of the class for an item of it and
+    for one of another: the area under the ROC curve, one class against the rest. A class without an item, or without
+    one of another class beside it, has none; 0.5 if no class has one.
+
+    Hanley and McNeil, The meaning and use of the area under a ROC curve, 1982.
+    """
+    scores, areas = log_softmax(logits), []
+    for c in np.unique(targets):
+        own = targets == c
+        if own.all():
+            return 0.5
+        inside, outside = scores[own, c], np.sort(scores[~own, c])
+        below = np.searchsorted(outside, inside, "left") + np.searchsorted(outside, inside, "right")
+        areas.append(below.mean() / (2 * len(outside)))
+    return float(np.mean(areas)) if areas else 0.5
+
+
 def ece(logits: Floats, targets: Ints, temperature: float = 1.0, n_bins: int = N_BINS) -> float:
     """Expected calibration error: mean over items of |accuracy - confidence| of their bin, equal-width bins."""
     rows = reliability(logits, targets, temperature, n_bins)
@@ -161,6 +185,7 @@ def metrics(logits: Floats, targets: Ints) -> dict[str, float]:
         "log_loss": log_loss(logits, targets),
         "macro_f1": macro_f1(logits, targets),
         "balanced_accuracy": balanced_accuracy(logits, targets),
+        "auc": auc(logits, targets),
         "ece": ece(logits, targets),
     }
 

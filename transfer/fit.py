@@ -9,7 +9,6 @@
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,10 +21,9 @@ from domain.errors import GraftError
 from domain.lot import LotOrder, TrialOrder
 from domain.trial import Report, TrialOutcome
 from models.weights import save_weights
-from transfer import resume, warm
-from transfer.bench import Halted
+from transfer import measures, memory, resume, warm
 from transfer.fold import FoldRun, Logits, Sight, choose, measure
-from transfer.setting import Setting
+from transfer.setting import Halted, Setting
 
 Stopped = Callable[[str], str]
 
@@ -50,6 +48,12 @@ class Fit:
         if trial is None:
             raise RuntimeError("nothing has been trained yet")
         trial.save(folder)
+
+    @property
+    def n_steps(self) -> int | None:
+        """Steps that the trial at work has taken in its present phase; None where it is not about to take any."""
+        run = None if self._active is None else self._active.run
+        return None if run is None or run.loop is None else run.loop.step
 
     def outcome(self, trial_id: str) -> TrialOutcome:
         """How a trial ended."""
@@ -93,14 +97,13 @@ class _Trial:
             self._fail(GraftError("out_of_memory", str(error).partition("\n")[0] or "out of memory"))
         finally:
             self._tick()
-            self.peak_bytes = _peak_bytes(self.order.device)
+            self.peak_bytes = memory.peak_bytes(self.order.device)
         if self.state != "PAUSED" and self.run is not None:
             self.run.setting.give_back(self.run.net)
             self.run = None
 
     def _train(self) -> Iterator[Report]:
-        if self.order.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(self.order.device)
+        memory.forget_peak(self.order.device)
         setting = Setting(self.order, self.trial, self._stopped)
         saved = self._read_resume_point()
         while self.fold < setting.n_fits:
@@ -182,13 +185,12 @@ class _Trial:
         facts = {"backbone": self.trial.recipe.backbone}
         save_weights(self.run.weights(), folder / "weights.safetensors", facts, durable=False)
         np.savez(folder / "predictions.npz", logits=logits, targets=targets, rows=rows)
+        self.metrics |= measures.of_network(setting, folder / "weights.safetensors", self.run.bench.source_head)
         self.files = {"weights": str(folder / "weights.safetensors"), "predictions": str(folder / "predictions.npz")}
         self.facts |= {"n_val": len(rows), "phases": [o.to_json() for o in self.run.outcomes]}
 
     def _fail(self, error: GraftError) -> None:
-        self.state, self.error = "FAILED", error
-        if error.code == "diverged":
-            self.value = None
+        self.state, self.error, self.value = "FAILED", error, None  # what it was worth on the way is no score
 
     def outcome(self) -> TrialOutcome:
         value = self.value if self.value is not None and math.isfinite(self.value) else None
@@ -234,9 +236,3 @@ class _Trial:
                 **{k: found[k].numpy() if k in found else None for k in ("logits", "candidates")},
             })  # fmt: skip
         return saved
-
-
-def _peak_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

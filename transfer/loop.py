@@ -19,10 +19,11 @@ from torchvision.ops import StochasticDepth
 from domain.errors import GraftError
 from models.network import Seen
 from transfer.bench import Bench, Drawn, Pools
+from transfer.heads import Snapshot, together
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
 from transfer.phase import OptimizerSpec, Phase, covers
-from transfer.prefix import Prefix, open_prefix
+from transfer.prefix import Kept, Prefix, pays
 from transfer.resume import below
 from transfer.step import PartState, Step, View, Weights, swapped
 from transfer.views import Items
@@ -62,7 +63,7 @@ class Loop:
         if not self.optimizer.decoupled:
             self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
         self._choose_prefix()
-        self._evaluations = self._when_to_evaluate()
+        self.evaluations = self._when_to_evaluate()
 
     # --- set-up
 
@@ -137,25 +138,38 @@ class Loop:
         """Keep the activations of the frozen stages where they cannot change, and where it pays."""
         units = [any(covers((s,), name) for name in self.weights) for s in self.net.stage_names]
         self.depth = units.index(True) if True in units else len(units)
-        self.prefix: Prefix | None = None
-        self._trains_on_prefix = False
+        self.kept: Kept | None = None  # what is read instead of computed: val, and
+        self._shown: Prefix | None = None  # this epoch's looks, where they are kept too
+        self.keeps_looks = False
         if self.depth == 0 or self._wants_input_gradient or self._needs_taps or self.bench.whole:
             return
-        prefix = open_prefix(self.setting, self.depth, untouched=not self.bench.touched(self.depth))
+        kept = Kept(self.setting, self.net, self.depth, untouched=not self.bench.touched(self.depth))
         # Who looks at the inputs themselves needs them: teachers, a previous generation among them, and source heads.
         looks_back = self.phase.teacher == "previous" or any(
             part.needs & {"teacher", "source_head"} for part in self.bench.parts
             if part.slot != "regularizer"  # a penalty looks at weights alone
         )  # fmt: skip
-        trains = (
-            self.setting.task.fixed_views(self.recipe.data) and not self._mixup and not looks_back
-            and self.n_steps * self.recipe.data.batch_size >= len(self.bench.train)
-        )  # fmt: skip
-        wanted = np.concatenate([self.bench.train, self.bench.val]) if trains else self.bench.val
+        n_looks = 0 if self._mixup or looks_back else self.setting.task.n_looks(self.recipe.data)
+        if self._fill(kept, None, self.bench.val if len(self.bench.val) else self.bench.train[:1]) is not None:
+            n_shown = self.n_steps * self.recipe.data.batch_size
+            self.kept = kept
+            self.keeps_looks = pays(self.setting, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks)
+
+    def filled(self, view: int | None, items: Items) -> Prefix | None:
+        """Kept activations of a look at `items`; None if this phase keeps none."""
+        return None if self.kept is None else self._fill(self.kept, view, items)
+
+    def _fill(self, kept: Kept, view: int | None, items: Items) -> Prefix | None:
         self.net.eval()
-        if len(wanted) and prefix.fill(self.setting, self.net, wanted):
-            self.prefix, self._trains_on_prefix = prefix, trains
+        found = kept.filled(view, items)
         self._train_mode()
+        return found
+
+    def _show(self) -> None:
+        """Have the looks of this epoch's items ready, where they are kept."""
+        if self.keeps_looks:
+            view = self.setting.task.view_of(self.seed, self.epoch, self.recipe.data)
+            self._shown = self.filled(view, self._drawn.items)
 
     @property
     def _mixup(self) -> float:
@@ -172,6 +186,12 @@ class Loop:
 
     def train(self) -> Iterator[None]:
         """Take the remaining steps; yields after each one at which the network should be evaluated."""
+        if (snapshots := together(self)) is not None:
+            for snapshot in snapshots:
+                self.bench.ask()
+                self.become(snapshot)
+                yield
+            return
         if not self._opened:
             self._open_epoch()
         while self.step < self.n_steps:
@@ -182,8 +202,20 @@ class Loop:
             self._train_step(self.recipe.optimizer.warmup_frac)
             self.batch += 1
             self.step += 1
-            if self.step in self._evaluations or self.step == self.n_steps:
+            if self.step in self.evaluations or self.step == self.n_steps:
                 yield
+
+    def become(self, snapshot: Snapshot) -> None:
+        """What the head was at an evaluation when it was trained beside its peers."""
+        self._n_summed += snapshot.step - self.step
+        self.step, self.epoch = snapshot.step, snapshot.epoch
+        self._open_epoch()
+        self.batch, self._sums = snapshot.batch, dict(snapshot.sums)
+        with torch.no_grad():
+            for name, value in snapshot.weights.items():
+                self.weights[name].copy_(value)
+        self.optimizer.restore({f"velocity/{name}": value for name, value in snapshot.velocity.items()})
+        self.check()
 
     def _train_step(self, warmup_frac: float) -> None:
         if self._random_layers:  # dropout draws from the global state: no other way in
@@ -205,8 +237,8 @@ class Loop:
         problem, data, size = self.setting.problem, self.recipe.data, self.recipe.data.batch_size
         window = slice(self.batch * size, (self.batch + 1) * size)
         items = self._drawn.items[window]
-        if self._trains_on_prefix and self.prefix is not None:
-            inputs, depth = self.prefix.read(items), self.depth
+        if self._shown is not None:
+            inputs, depth = self._shown.read(items), self.depth
         else:
             inputs, depth = problem.training_inputs(items, self.seed, self.epoch, data), 0
         targets = problem.targets(items)
@@ -273,6 +305,7 @@ class Loop:
         else:
             outcome = self.bench.outcomes[-1] if self.bench.outcomes else None
             self._drawn = self._draw.call("draw", self._pools(), outcome, rng)
+        self._show()
 
     @property
     def _n_batches(self) -> int:
@@ -319,13 +352,14 @@ class Loop:
 
     def predict(self, items: Items) -> NDArray[np.float32]:
         """Logits (N, C), in eval mode, averaged weights in place of the live ones where a part keeps an average."""
-        return self._predict(items, self.prefix)
+        return self._predict(items, None if self.kept is None else self.kept.prefix(None))
 
     def _predict(self, items: Items, prefix: Prefix | None) -> NDArray[np.float32]:
         found = []
         self.net.eval()
         with self.averaged(), torch.inference_mode(), self.setting.autocast():
             for at in range(0, len(items), 64):
+                self.setting.ask_midway()
                 chunk = items[at : at + 64]
                 if prefix is not None:
                     logits = self.net.suffix(prefix.read(chunk), self.depth)
@@ -372,6 +406,7 @@ class Loop:
         self._sums = {n: t.to(self.setting.device) for n, t in below(tensors, "sum").items()}
         self._opened = True  # what was drawn has come along
         self._drawn = Drawn(**{name: rows.numpy() for name, rows in below(tensors, "drawn").items()})
+        self._show()
         self._draw_state = below(tensors, "draw_state")
         self.optimizer.restore(below(tensors, "optimizer"))
         live = {**self.weights.tensors, **self.weights.buffers}

@@ -1,9 +1,11 @@
 """The registered parts. A part is one file of a slot's folder, the file's name is its registered name.
 
 What a file may say: SPACE (param -> range), NEEDS, NEEDS_BY (param -> value -> need), CLASHES, DEMANDS (place in the
-recipe -> the values it works with), SEARCHED; ADDS_WEIGHTS if the finished network stays larger for it, INPUT_GRADIENT
-if its loss differentiates with respect to inputs, CONV_TAPS if it looks at last convolutions; and any of the six
-functions that `fit` calls:
+recipe -> the values it works with), COMPARES (what of the network it sets against its guide's: maps, the map of the
+middle stage, or maps of equal widths), IGNORES (places in the recipe that mean nothing beside it), SEARCHED;
+ADDS_WEIGHTS if the finished network stays larger for it, INPUT_GRADIENT if its loss differentiates with respect to
+inputs, CONV_TAPS if it looks at last convolutions, DECAYS_NEW (the param b, if b/2 ||w||^2 is all it does to new
+weights); and any of the six functions that `fit` calls:
 
     prepare(bench, **params) -> dict[str, Tensor]               once per fit, before training, the network at its start
     rebuild(net, site, **params) -> Rebuilt                     change the network
@@ -82,6 +84,7 @@ def facts(slot: str, name: str) -> PartFacts:
         needs_by={param: dict(table) for param, table in getattr(module, "NEEDS_BY", {}).items()},
         clashes=tuple(getattr(module, "CLASHES", ())),
         adds_weights=bool(getattr(module, "ADDS_WEIGHTS", False)), demands=dict(getattr(module, "DEMANDS", {})),
+        compares=getattr(module, "COMPARES", None), ignores=tuple(getattr(module, "IGNORES", ())),
         functions=tuple(f for f in FUNCTIONS if hasattr(module, f)), searched=bool(getattr(module, "SEARCHED", False)),
     )  # fmt: skip
 

@@ -1,84 +1,167 @@
-"""Activations of frozen stages on evaluation pixels, worked out once and read in every epoch.
+"""What frozen stages make of the pictures, worked out once and read in every epoch, by every trial.
 
-Exact where the stages are frozen in eval mode and an item always looks the same: on val always, in training without
-augmentation. Items are taken in fixed chunks, so that an activation has the same bits whoever asked for it first; those
-of a source nobody has touched yet are shared by all folds and by later trials of the process.
+Exact where the stages are frozen in eval mode and an item has finitely many looks: on val always; in training without
+augmentation, or with `data.views` different views of each item. Items are taken in fixed chunks, so that an activation
+has the same bits whoever asked for it first. Those of a source that nothing has touched are shared: by folds, by later
+trials, and, where the order names a folder, by all processes of the machine and all jobs on the dataset.
 """
 
+import hashlib
+import json
 from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.network import Network
+from transfer.activations import CHUNK, Activations, created, in_memory, opened
 from transfer.setting import TEST, Setting
 from transfer.views import Items
-from transfer.warm import Shelf
+from transfer.warm import Shelf, file_key
 
-CHUNK = 64
-MAX_BYTES = 1 << 30
+FORMAT = 1
+MAX_BYTES = 1 << 30  # in memory
+MAX_SHARED_BYTES = 8 << 30  # on disk
+MARGIN = 1.3  # by which keeping must win
+SHARED_BY = 4  # trials, by a cautious guess
 
 
 class Prefix:
-    """The activations after the first `depth` stages of a network.
+    """The activations after the first `depth` stages of a network, of one look at each item.
 
-    It outlives the trial that opened it, so it holds on to none of what the trial is set in: pictures, networks.
+    `view` is which of the recipe's views, None: evaluation pixels. It outlives the trial that opened it, so it holds on
+    to none of what the trial is set in: pictures, networks.
     """
 
-    def __init__(self, setting: Setting, depth: int) -> None:
-        self._depth = depth
+    def __init__(self, setting: Setting, depth: int, *, view: int | None = None, folder: Path | None = None) -> None:
+        self._depth, self._view = depth, view
         self._rows = np.flatnonzero(np.asarray(setting.pack.split) != TEST)
         self._row_of = np.full(len(setting.pack.split), -1, np.int64)
         self._row_of[self._rows] = np.arange(len(self._rows))
-        self._done = np.zeros(-(-len(self._rows) // CHUNK), bool)
-        self._store: Tensor | None = None
         self._maps_last = setting.channels_last
+        self._facts = _facts(setting, depth, view) if folder is not None else {}
+        self._folder = None if folder is None else folder / _name(self._facts)
+        self._store = None if self._folder is None else opened(self._folder, self._facts, len(self._rows))
         self.too_large = False
 
     @property
     def n_bytes(self) -> int:
-        return 0 if self._store is None else self._store.numel() * self._store.element_size()
+        return 0 if self._store is None else self._store.n_bytes
 
     def fill(self, setting: Setting, net: Network, items: Items) -> bool:
         """Make `items` readable; False if the activations of this pack are too large to keep."""
-        rows = self._row_of[items]
-        for chunk in np.unique(rows // CHUNK):
-            if not self._done[chunk] and not self.too_large:
-                self._extract(setting, net, int(chunk))
+        for chunk in self._missing(items):
+            setting.ask_midway()
+            if not self.too_large:
+                self._extract(setting, net, chunk)
         return not self.too_large
 
     def read(self, items: Items) -> Tensor:
         """(B, ...) activations of `items`."""
         if self._store is None:
             raise RuntimeError("fill before reading")
-        found = self._store[torch.from_numpy(self._row_of[items]).to(self._store.device)]
+        found = self._store.read(self._row_of[items])
         return found.movedim(-1, 1) if self._maps_last and found.ndim == 4 else found
+
+    def _missing(self, items: Items) -> list[int]:
+        chunks = np.unique(self._row_of[items] // CHUNK).tolist()
+        return [chunk for chunk in chunks if self._store is None or not self._store.has(chunk)]
 
     @torch.no_grad()
     def _extract(self, setting: Setting, net: Network, chunk: int) -> None:
-        window = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+        rows = self._rows[chunk * CHUNK : (chunk + 1) * CHUNK]
         with setting.autocast():
-            found = net.prefix(setting.problem.evaluation_inputs(self._rows[window]), self._depth)
+            found = net.prefix(_looks(setting, rows, self._view), self._depth)
         if self._maps_last and found.ndim == 4:
             found = found.movedim(1, -1)  # rows of a channels-last batch are then plain rows of the store
         if self._store is None:
-            shape = (len(self._rows), *found.shape[1:])
-            if np.prod(shape, dtype=np.int64) * found.element_size() > MAX_BYTES:
-                self.too_large = True
-                return
-            self._store = torch.empty(shape, dtype=found.dtype, device=found.device)
-        self._store[window] = found
-        self._done[chunk] = True
+            self._store = self._made(found)
+        if self._store is None:
+            self.too_large = True
+            return
+        self._store.put(chunk, found)
+
+    def _made(self, like: Tensor) -> Activations | None:
+        n_bytes = len(self._rows) * like[0].numel() * like.element_size()
+        if self._folder is not None and like.device.type == "cpu" and n_bytes <= MAX_SHARED_BYTES:
+            shared = created(self._folder, self._facts, len(self._rows), like)
+            if shared is not None:
+                return shared
+        return in_memory(len(self._rows), like) if n_bytes <= MAX_BYTES else None
 
 
 SHARED: Shelf[Prefix] = Shelf(2 * MAX_BYTES, lambda prefix: prefix.n_bytes)
+DIGESTS: Shelf[str] = Shelf(16)
 
 
-def open_prefix(setting: Setting, depth: int, *, untouched: bool) -> Prefix:
-    """The activations after `depth` stages: the process's own if the stages are the source's as loaded."""
+def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | None = None) -> Prefix:
+    """The activations after `depth` stages: shared ones if the stages are the source's as loaded."""
     if not untouched or setting.start_key is None or any(part.says("rebuild") for part in setting.parts):
-        return Prefix(setting, depth)
-    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.order.precision)
+        return Prefix(setting, depth, view=view)
+    data = setting.recipe.data
+    looks = None if view is None else (view, data.augmentation, data.flip)
+    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.order.precision, looks)
     SHARED.shrink()
-    return SHARED.get(key, lambda: Prefix(setting, depth))
+    folder = None if setting.order.activations is None else Path(setting.order.activations)
+    return SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
+
+
+class Kept:
+    """What the first `depth` stages of a network make of the pictures, one `Prefix` for every look."""
+
+    def __init__(self, setting: Setting, net: Network, depth: int, *, untouched: bool) -> None:
+        self._setting, self._net, self._depth, self._untouched = setting, net, depth, untouched
+        self._of_view: dict[int | None, Prefix] = {}
+
+    def prefix(self, view: int | None) -> Prefix:
+        if view not in self._of_view:
+            self._of_view[view] = open_prefix(self._setting, self._depth, untouched=self._untouched, view=view)
+        return self._of_view[view]
+
+    def filled(self, view: int | None, items: Items) -> Prefix | None:
+        """The activations of `view`, `items` readable among them; None if they are too large to keep."""
+        prefix = self.prefix(view)
+        return prefix if prefix.fill(self._setting, self._net, items) else None
+
+
+def pays(setting: Setting, *, n_shown: int, n_items: int, n_looks: int) -> bool:
+    """Whether computing every look of every item once costs less than computing what a trial shows of them.
+
+    Reading costs next to nothing beside any stage, so numbers decide: n_shown T >= 1.3 n_items n_looks, where T trials
+    read what one has stored. Neither a clock nor what is there already has a say: kept and computed activations may
+    differ by rounding, and a trial must end with the same bits wherever it is run or resumed.
+    """
+    n_trials = SHARED_BY if setting.order.activations is not None else 1
+    return n_looks > 0 and n_shown * n_trials >= MARGIN * n_items * n_looks
+
+
+def _looks(setting: Setting, items: Items, view: int | None) -> Tensor:
+    problem = setting.problem
+    found: Tensor = problem.evaluation_inputs(items) if view is None else problem.view(items, view, setting.recipe.data)
+    return found
+
+
+def _facts(setting: Setting, depth: int, view: int | None) -> dict[str, Any]:
+    """Everything that the bits depend on."""
+    weights, pack, data = str(setting.trial.source.weights), setting.pack, setting.recipe.data
+    return {
+        "format": FORMAT, "torch": torch.__version__,
+        "weights": DIGESTS.get(file_key(weights), lambda: _sha256(weights)),
+        "backbone": setting.recipe.backbone, "depth": depth, "items": pack.content_hash,
+        "pixels": [pack.canvas, pack.crop, pack.resize, pack.interpolation],
+        "preprocessing": setting.preprocessing.model_dump(mode="json"),
+        "view": None if view is None else [view, data.augmentation, data.flip],
+        "precision": setting.order.precision, "device": setting.device.type, "n_threads": setting.order.n_threads,
+    }  # fmt: skip
+
+
+def _name(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -30,15 +30,21 @@ class Ranking(NamedTuple):
     counted: tuple[str, ...]  # the scores that the order rests on
 
 
-def rank(candidates: Mapping[str, Candidate], names: tuple[str, ...] | None = None) -> Ranking:
+def rank(
+    candidates: Mapping[str, Candidate], names: tuple[str, ...] | None = None,
+    known: Mapping[str, Mapping[str, float]] | None = None,
+) -> Ranking:  # fmt: skip
     """Score every candidate and order them by their mean rank; equals share the mean of their places.
 
+    `known` are further votes, by source, that no look at the features gives, such as what a source is worth elsewhere.
     A score that some candidate cannot have is reported but not counted: means over different scores do not compare.
     No score is right everywhere (Agostinelli et al. 2022), so this orders candidates, it does not choose one.
     """
     chosen = scores.names() if names is None else names
-    found = {ref: _scores_of(candidate, chosen) for ref, candidate in candidates.items()}
-    counted = tuple(name for name in chosen if all(name in values for values in found.values()))
+    further = {ref: dict((known or {}).get(ref, {})) for ref in candidates}
+    found = {ref: _scores_of(candidate, chosen) | further[ref] for ref, candidate in candidates.items()}
+    votes = dict.fromkeys([*chosen, *(name for values in further.values() for name in values)])
+    counted = tuple(name for name in votes if all(name in values for values in found.values()))
     ranks = dict.fromkeys(found, 1.0)
     if counted and found:
         table = np.array([[values[name] for name in counted] for values in found.values()])  # (refs, scores)

@@ -1,6 +1,7 @@
 """The setting of a trial: what its order resolves to on this machine, the same for all of its folds."""
 
 import importlib
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
@@ -28,12 +29,21 @@ from transfer.warm import Shelf, file_key
 
 Net = TypeVar("Net", Network, Ensemble, Network | Ensemble)
 TRAIN, VAL, TEST = 0, 1, 2
+FRACTION = 4000  # place of the seed that draws a part of the training items
 
 PACKS: Shelf[Pack] = Shelf(8)
 PROBLEMS: Shelf[Any] = Shelf(4)
 STARTS: Shelf[Start] = Shelf(4)
 NETWORKS: Shelf[Network] = Shelf(4)  # at rest, borrowed and given back
 ONLOOKERS: Shelf[Network | Ensemble] = Shelf(6)  # sources and teachers: only ever looked at
+
+
+class Halted(Exception):
+    """The trial was asked to pause or to stop."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(answer)
+        self.answer = answer
 
 
 class Setting:
@@ -92,7 +102,7 @@ class Setting:
         """What a fit trains on and is ranked on; the closing fit (fold = n_folds) is ranked on nothing."""
         split = np.asarray(self.pack.split)
         if self.order.n_folds == 1:
-            return np.flatnonzero(split == TRAIN), np.flatnonzero(split == VAL)
+            return self._part_of(np.flatnonzero(split == TRAIN), fold), np.flatnonzero(split == VAL)
         both = np.flatnonzero(split != TEST)
         groups = np.asarray(self.pack.fold)[both] % self.order.n_folds
         train, val = both[groups != fold], both[groups == fold]
@@ -101,11 +111,27 @@ class Setting:
                 "too_few_items_for_folds", f"{len(both)} different items of train + val cannot fill "
                 f"{self.order.n_folds} folds; ask for fewer, or upload more", n_items=len(both),
             )  # fmt: skip
-        return train, val
+        return self._part_of(train, fold), val
+
+    def _part_of(self, train: Items, fold: int) -> Items:
+        """The recipe's fraction of the items of each class, rounded up, drawn by the trial's seed; in their order."""
+        fraction = self.recipe.data.fraction
+        if fraction == 1:
+            return train
+        rng = np.random.default_rng(self.seed(fold, FRACTION))
+        labels = self.problem.labels[train]
+        parts = [train[labels == label] for label in np.unique(labels)]
+        drawn = [rng.permutation(part)[: math.ceil(fraction * len(part) - 1e-9)] for part in parts]
+        return np.sort(np.concatenate(drawn))
+
+    def ask_midway(self) -> None:
+        """Inside of what cannot be taken up again halfway: a stop ends it, a pause waits until it is done."""
+        if self.stopped() == "stop":
+            raise Halted("stop")
 
     def seed(self, *place: int) -> int:
         """A seed for one place of the trial; places that differ have unrelated seeds."""
-        return int(np.random.SeedSequence([self.recipe.seed, *place]).generate_state(1, np.uint64)[0])
+        return seed_of(self.recipe.seed, *place)
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.order.precision == "bfloat16":
@@ -190,6 +216,11 @@ class Setting:
 
         key = ("teacher", file_key(files.weights), files.recipe.model_dump_json(), self.n_classes, str(self.device))
         return ONLOOKERS.get(key, make)
+
+
+def seed_of(seed: int, *place: int) -> int:
+    """The seed of one place of a trial of this seed."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0])
 
 
 def onlooker(net: Net) -> Net:

@@ -6,6 +6,7 @@ the loser of a race inserts nothing.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,27 +24,32 @@ from store.clock import now
 from store.events import tell
 from store.moves import become
 from store.session import after_commit
-from store.tables import JobRow, LotRow
+from store.tables import JobRow, LotRow, TrialRow
 from store.trials import (
     TrialSketch,
-    best_trials,
     borrowed_blobs,
     insert_lot,
     lots_of,
+    rests,
     set_trial_facts,
     sketch_trials,
     trials_of_lot,
     trials_with_blobs,
 )
 from store.workers import live_workers
+from worker.budgets import is_late, why_spent
 from worker.context import Context
 from worker.proposals import propose
+from worker.repeats import seeds_of_one_recipe
+from worker.rungs import promoted
 from worker.searches import SEARCHES
+from worker.standing import worth_keeping
 from worker.teachers import outlook
 
 log = logging.getLogger(__name__)
 
 RING_AGAIN_S = 30.0  # a lot that waits is told of again
+OPEN = (LotState.WAITING, LotState.RUNNING)
 SAME_FAILURES = 3  # first trials that all fail alike end the job
 
 
@@ -53,7 +59,10 @@ class Plan:
 
     spec: JobSpec
     first: int  # next free trial number
-    n_new: int  # lots to insert now
+    n_places: int  # lots that may be opened now
+    n_new: int  # of them, new ones that the budget allows
+    resting: bool  # whether trials rest at a rung: some may go on now
+    spent: bool  # nothing runs, and no new trial is allowed
     waiting: tuple[str, ...]  # lots inserted before
     unheard: frozenset[str]  # those of them that nobody was told of for a while
 
@@ -69,8 +78,10 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
             plan = _settle(context, session, job) if job is not None else None
         if plan is None:
             return None
-        new: list[str] = []
-        for number in range(plan.first, plan.first + plan.n_new):
+        new = promoted(context, job_id, plan.spec, plan.n_places) if plan.resting else []
+        if plan.resting and plan.spent and not new:
+            _end_at_rest(context, job_id)
+        for number in range(plan.first, plan.first + min(plan.n_new, plan.n_places - len(new))):
             lot_id = _insert(context, job_id, plan, number)
             if lot_id is None:
                 break
@@ -83,15 +94,6 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
         if lot_id != mine and (lot_id in plan.unheard or lot_id in new):
             context.doorbell.wake("run_lot", lot_id)
     return mine
-
-
-def elapsed_s(session: Session, job: JobRow) -> float:
-    """Wall time of the search so far by the database's clock, pauses left out."""
-    if job.started_at is None:
-        return 0.0
-    at = float(session.scalar(select(now())) or 0.0)
-    paused = job.paused_s + (at - job.paused_at if job.paused_at is not None else 0.0)
-    return max(0.0, at - job.started_at - paused)
 
 
 def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
@@ -116,14 +118,15 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     if over is not None:
         _end(context, session, job, trials, over, _untaught(session, job, trials) if teaching == "never" else None)
         return None
-    open_lots = lots_of(session, job.id, [LotState.WAITING, LotState.RUNNING])
+    open_lots = lots_of(session, job.id, OPEN)
     n_parallel = spec.parallel or max(1, len(live_workers(session, "trials", 3 * context.settings.heartbeat_s)))
     s_per_trial = float((job.estimate or {}).get("s_per_trial", 0.0))
     ahead = 2 if s_per_trial < context.settings.ask_ahead_below_s else 1
     # Nothing is searched before there is somebody to learn from.
     n_fixed = len(fixed_trials(spec, catalogue())) if teaching == "later" else None
     most = (limit - len(trials) for limit in (spec.budget.trials, n_fixed) if limit is not None)
-    left = min((n_parallel * ahead - len(open_lots), *most))
+    n_places = max(0, n_parallel * ahead - len(open_lots))
+    n_new = max(0, min((n_places, *most)))
     at = float(session.scalar(select(now())) or 0.0)
     waiting = [lot for lot in open_lots if lot.state == LotState.WAITING and lot.not_before <= at]
     # Messages would pile up while every worker is busy for an hour; a job that was resumed just now waits for nothing.
@@ -131,21 +134,20 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     if unheard:
         session.execute(update(LotRow).where(LotRow.id.in_(unheard)).values(woken_at=now()))
     return Plan(
-        spec, first=max((t.number for t in trials), default=-1) + 1, n_new=max(0, left),
+        spec, first=max((t.number for t in trials), default=-1) + 1, n_places=n_places, n_new=n_new,
+        resting=bool(lots_of(session, job.id, [LotState.PAUSED])), spent=not open_lots and n_new == 0,
         waiting=tuple(lot.id for lot in sorted(waiting, key=lambda lot: lot.created_at)), unheard=frozenset(unheard),
     )  # fmt: skip
 
 
 def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSketch]) -> str | None:
-    """budget or failures, if the search has come to its end."""
-    if spec.budget.wall_s is not None and elapsed_s(session, job) >= spec.budget.wall_s:
-        return "budget"
+    """What ends the search: a part of the budget, or failures; None while it goes on."""
     finished = [t for t in trials if TrialState(t.state).finished]
     failed = [(t.error or {}).get("code") for t in finished if t.state == TrialState.FAILED]
-    if len(failed) >= SAME_FAILURES and len(failed) == len(finished) and len(set(failed)) == 1:
+    some_work = len(failed) < len(finished) or any(t.state == TrialState.PAUSED for t in trials)
+    if len(failed) >= SAME_FAILURES and not some_work and len(set(failed)) == 1:
         return "failures"
-    done = spec.budget.trials is not None and len(finished) >= spec.budget.trials
-    return "budget" if done else None
+    return why_spent(session, job, spec, trials) or ("time" if is_late(session, job, spec) else None)
 
 
 def _end(
@@ -179,16 +181,29 @@ def _untaught(session: Session, job: JobRow, trials: list[TrialSketch]) -> dict[
     return {"code": "no_teacher", "detail": detail} | ({"cause": last["code"]} if last else {})
 
 
+def _end_at_rest(context: Context, job_id: str) -> None:
+    """All that the budget allows has run, and what rests at a rung may go no further: the search is over."""
+    with context.transaction() as session:
+        lots_of(session, job_id, [LotState.PAUSED], lock=True)  # nobody promotes one of them now
+        job = session.get_one(JobRow, job_id, populate_existing=True)
+        trials = sketch_trials(session, job_id)
+        limit = JobSpec.model_validate(job.spec).budget.trials
+        spent = limit is not None and len(trials) >= limit  # it may have been extended
+        if job.state == JobState.RUNNING and spent and not lots_of(session, job_id, OPEN):
+            _end(context, session, job, trials, "trials")
+
+
 def _cancel_waiting(session: Session, job_id: str) -> None:
-    for lot in lots_of(session, job_id, [LotState.WAITING], lock=True):
+    """What waits will not run any more; what rests at a rung goes no further, and keeps what it has shown."""
+    for lot in lots_of(session, job_id, [LotState.WAITING, LotState.PAUSED], lock=True):
         for trial in trials_of_lot(session, lot.id):
             if not TrialState(trial.state).finished:
-                become(session, trial, TrialState.CANCELLED)
+                become(session, trial, TrialState.PRUNED if rests(trial) else TrialState.CANCELLED)
         become(session, lot, LotState.DONE)
 
 
 def _free(context: Context, session: Session, job: JobRow) -> None:
-    """Free the weights of ended trials but for the best and the anchors; resume points go with their trial.
+    """Free the weights of ended trials but for the best, the front and the anchors; resume points go with their trial.
 
     A cancelled job keeps nothing. One that failed while it was being finished keeps what it had. What teaches a trial
     that is not over has a reference of that trial's own.
@@ -199,12 +214,7 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
             for dead in drop_ref(session, key, trial_id):
                 after_commit(session, partial(context.blobs.delete, dead))
     ended = trials_with_blobs(session, job.id)  # before the best: a trial that ends in between is not among them
-    kept: set[str] = set()
-    if ended and job.state != JobState.CANCELLED:
-        ensemble = spec.teacher is not None and spec.teacher.kind == "ensemble" and job.state == JobState.RUNNING
-        limit = max(spec.keep_top, N_ENSEMBLE) if ensemble else spec.keep_top
-        best = best_trials(session, job.id, direction=spec.objective.direction, limit=limit)
-        kept = {t.id for t in best} | {t.id for t in ended if t.anchor is not None}
+    kept = _kept(session, job, spec, ended) if ended and job.state != JobState.CANCELLED else set()
     for trial in ended:
         columns = ["resume_blob"]
         if trial.id not in kept:
@@ -215,6 +225,18 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
                 after_commit(session, partial(context.blobs.delete, dead))
         if gone:
             set_trial_facts(session, trial, **dict.fromkeys(gone))
+
+
+def _kept(session: Session, job: JobRow, spec: JobSpec, ended: Sequence[TrialRow]) -> set[str]:
+    """The trials whose weights are worth keeping while the job is what it is."""
+    limit = spec.keep_top
+    if job.state == JobState.RUNNING:
+        if spec.teacher is not None and spec.teacher.kind == "ensemble":
+            limit = max(limit, N_ENSEMBLE)
+        if spec.confirm is not None:
+            limit = max(limit, spec.confirm.top + 1)  # the probe may lead, and is not repeated
+    anchors = {t.id for t in ended if t.anchor is not None}
+    return worth_keeping(session, job.id, spec, limit) | anchors | seeds_of_one_recipe(ended)
 
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | None:

@@ -32,7 +32,9 @@ def _tasks() -> list[TaskFacts]:
     for name in sorted(m.name for m in pkgutil.iter_modules(tasks.__path__)):
         module = importlib.import_module(f"{tasks.__name__}.{name}")
         summary = (module.__doc__ or "").strip().partition("\n")[0]
-        found.append(TaskFacts(name=name, summary=summary, objectives=module.OBJECTIVES, space=module.SPACE))
+        found.append(
+            TaskFacts(name=name, summary=summary, objectives=module.OBJECTIVES, space=module.SPACE, legal=module.LEGAL)
+        )
     return found
 
 

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from domain.choice import to_measure
+from domain.fidelity import CHEAP
 from domain.job import JobSpec
 from domain.lot import LotOrder, TrialOrder
 from domain.recipe import Recipe
 from domain.states import JobState, LotState, TrialState
+from domain.teaching import TEACHER
 from store.leases import claim
 from store.moves import become
 from store.tables import DatasetRow, JobRow, LotRow, TrialRow
-from store.trials import trials_of_lot
+from store.trials import rests, trials_of_lot
 from worker.context import Context
 from worker.crew import precision_of
 from worker.files import fetch_folder, pack_folder, source_files, source_pack
@@ -49,7 +52,7 @@ def claim_lot(context: Context, lot_id: str) -> Claimed | None:
             return None
         session.refresh(lot)
         spec = JobSpec.model_validate(job.spec)
-        trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished]
+        trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished and not rests(t)]
         appoint(session, spec, trials)
         for trial in trials:
             if trial.state == TrialState.PAUSED:
@@ -70,6 +73,8 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
     trials = []
     for row in claimed.trials:
         recipe = Recipe.model_validate(row.recipe)
+        unmeasured = row.anchor == TEACHER or row.attrs.get("origin") == CHEAP
+        measure = () if unmeasured else to_measure(claimed.spec.objectives, claimed.spec.limits)
         pack = pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution)
         resume = fetch_folder(context, row.resume_blob, scratch / f"resume-{row.id}") if row.resume_blob else None
         trials.append(
@@ -81,11 +86,13 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
                 resume=resume,
                 source=source_files(context, claimed.spec, recipe.source),
                 teachers=teacher_files(context, claimed.spec, row),
-                source_pack=source_pack(context, claimed.source_items_blob, recipe),
+                source_pack=source_pack(context, claimed.source_items_blob, recipe, measure),
+                measure=measure,
             )
         )
     return LotOrder(
         lot_id=claimed.lot_id, fence=claimed.fence, trials=tuple(trials), objective=claimed.spec.objective,
         n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
+        activations=str(context.cache / claimed.workspace_id / "activations"),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
     )  # fmt: skip

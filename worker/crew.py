@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Literal
 
 from store.settings import Settings
-from worker.wire import Done, FromChild, Hello, Message, Refused, Wish, Wishes, receive_news, send
+from worker.wire import Alive, Done, FromChild, Hello, Message, Refused, Wish, Wishes, receive_news, send
 
 _PASSED_ON = {
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "HTTPS_PROXY",
@@ -24,6 +25,8 @@ _PASSED_ON = {
 }  # fmt: skip
 _PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "PYTORCH_")
 START_S = 300.0  # importing torch from a slow disk takes a while, but not this long
+SILENT_S = 3600.0  # nothing that does not ask whether it should go on takes longer
+OBEYS_WITHIN_S = 60.0  # after a cancel: what it is at is worth nothing any more
 
 
 class ChildDied(Exception):
@@ -44,6 +47,8 @@ class Crew:
         self._connection: Connection | None = None
         self._sending = threading.Lock()
         self._ordered = False  # and not done
+        self._heard_at = 0.0
+        self._silent_s = SILENT_S
         self.facts: dict[str, str | int | float | bool] = {}
 
     def start(self) -> dict[str, str | int | float | bool]:
@@ -59,6 +64,8 @@ class Crew:
         ]  # fmt: skip
         if settings.weights_dir is not None:
             command += ["--weights-dir", str(settings.weights_dir)]
+        if settings.device_memory_bytes is not None:
+            command += ["--memory-bytes", str(settings.device_memory_bytes)]
         with theirs:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], env=_clean_environment(), stdin=subprocess.DEVNULL
@@ -77,15 +84,19 @@ class Crew:
         return self._process.pid if self._process is not None else None
 
     @contextmanager
-    def order(self, message: Message, *, timeout_s: float) -> Iterator[Iterator[FromChild | None]]:
+    def order(
+        self, message: Message, *, timeout_s: float, silent_s: float = SILENT_S
+    ) -> Iterator[Iterator[FromChild | None]]:
         """Hand an order to the warm process; the block reads what comes of it: messages until the order is done, None
-        whenever nothing came for `timeout_s`. Raises ChildDied.
+        whenever nothing came for `timeout_s`. Raises ChildDied, also of a process that gives no sign of life for
+        `silent_s`: one that hangs is as good as dead.
 
         A process whose order was left before its end is stopped, so that nothing it still says is taken for the next
         one's; so is one that has met a fault of ours.
         """
         self.start()
         self._ordered = True
+        self._heard_at, self._silent_s = time.monotonic(), silent_s
         try:
             self._send(message)
             yield self._news(timeout_s)
@@ -104,12 +115,20 @@ class Crew:
             except OSError:
                 ready = True  # let the read say what happened
             message = self._receive() if ready else None
+            if message is not None:
+                self._heard_at = time.monotonic()
+            elif time.monotonic() - self._heard_at > self._silent_s:
+                raise ChildDied(f"the trial process has said nothing for {self._silent_s:.0f} s")
             done = isinstance(message, Done | Refused)
             if isinstance(message, Done) or (isinstance(message, Refused) and message.code != "crashed"):
                 self._ordered = False
-            yield message
+            yield None if isinstance(message, Alive) else message
 
     def wish(self, trial_id: str, wish: Wish) -> None:
+        """Tell what is wanted of a trial; the process has time again to obey, after a cancel not much."""
+        self._heard_at = time.monotonic()
+        if wish == "cancel":
+            self._silent_s = min(self._silent_s, OBEYS_WITHIN_S)
         with self._sending, suppress(OSError):  # the end of the process is for the reader of its news to find
             if self._connection is not None:
                 send(self._connection, Wishes(trial_id=trial_id, wish=wish))

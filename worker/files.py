@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 from domain.catalogue import catalogue
@@ -81,9 +82,10 @@ def source_files(context: Context, spec: JobSpec, ref: str) -> SourceFiles:
     return SourceFiles(weights=str(path), n_classes=source.n_classes or len(source.classes))
 
 
-def source_pack(context: Context, items_blob: str | None, recipe: Recipe) -> str | None:
-    """The packed source dataset as the recipe wants its pixels, where one of its parts learns from source data."""
-    if items_blob is None or "source_data" not in needs(recipe, catalogue()):
+def source_pack(context: Context, items_blob: str | None, recipe: Recipe, measure: Collection[str] = ()) -> str | None:
+    """The packed source dataset as the recipe wants its pixels, where one of its parts learns from source data or the
+    trained network is measured on it."""
+    if items_blob is None or ("source_data" not in needs(recipe, catalogue()) and "source_accuracy" not in measure):
         return None
     return str(pack_folder(context, items_blob, recipe.backbone, recipe.data.resolution))
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from domain.confirming import REPEATED
 from domain.errors import GraftError, LeaseLost, Unavailable
+from domain.fidelity import CHEAP
 from domain.job import JobSpec
 from domain.ports import BlobInfo
 from domain.states import JobState, LotState, TrialState
@@ -24,20 +26,22 @@ from store.moves import become
 from store.session import after_commit
 from store.tables import JobRow, LotRow, TrialRow
 from store.trials import (
-    best_trials,
     note_best,
     others_wait,
     record_reports,
+    rests,
     set_trial_facts,
     trials_of_lot,
     waiting_lot,
 )
-from worker.advance import advance, elapsed_s
+from worker.advance import advance
+from worker.budgets import is_late, why_stop
 from worker.claims import Claimed, claim_lot, lot_order
 from worker.context import Context
 from worker.crew import ChildDied
 from worker.lease import Lease
 from worker.searches import SEARCHES, read_history
+from worker.standing import leader
 from worker.wire import Ended, FirstStep, FromChild, Refused, Reported, Resumable, RunLot, Wish
 
 log = logging.getLogger(__name__)
@@ -45,8 +49,6 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0  # at most one transaction of reports, and one look at the job's state, per second
 RESUME_EVERY_S = 60.0
 BACK_OFF_S = 2.0  # before a crashed lot is tried again, times the attempts so far
-SILENT_S = 3600.0  # no epoch, no evaluation and no preparation of anything takes longer without a word
-OBEYS_WITHIN_S = 60.0  # after a cancel: what it is at is worth nothing any more
 
 
 @dataclass
@@ -56,9 +58,10 @@ class Progress:
     reports: list[Report] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     wishes: dict[str, tuple[Wish, str]] = field(default_factory=dict)  # trial -> (wish, why)
+    asked: dict[str, float] = field(default_factory=dict)  # trial -> share up to which the pruner has let it go on
+    rungs: dict[str, float] = field(default_factory=dict)  # trial -> the rung where it is to rest
     looked_at: float = 0.0
-    heard_at: float = 0.0
-    closed: bool = False  # the lot is DONE: its last trial's end was written
+    closed: bool = False  # nothing more is to be written: the lot is DONE, or rests at a rung
 
     def close(self) -> None:
         self.closed = True
@@ -98,7 +101,9 @@ def _continue(context: Context, job_id: str) -> str | None:
         return None
     with context.reading() as session:
         taken_up = others_wait(session, job_id)
-        asked = None if taken_up else waiting_lot(session, job_id)
+        job = session.get_one(JobRow, job_id)
+        late = is_late(session, job, JobSpec.model_validate(job.spec))  # then what was asked ahead is for nothing
+        asked = None if taken_up or late else waiting_lot(session, job_id)
     if asked is not None:
         return asked  # what follows from the last result is done while this one trains
     return advance(context, job_id, take=not taken_up)
@@ -116,10 +121,9 @@ def _report_stray(context: Context, lot_id: str) -> None:
 def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> None:
     try:
         order = lot_order(context, claimed, scratch)
-        progress = Progress(looked_at=time.monotonic(), heard_at=time.monotonic())
+        progress = Progress(looked_at=time.monotonic())
         with context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S), timeout_s=0.2) as news:
             for message in news:
-                _check_alive(progress, message)
                 if progress.closed:
                     continue
                 lease.check()
@@ -140,15 +144,6 @@ def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> N
     except Exception as error:  # a full disk, a fault of ours: it may go better once more, and the row says what it was
         log.exception("%s broke", claimed.lot_id)
         _give_back(context, claimed, "internal_error", f"{type(error).__name__}: {error}")
-
-
-def _check_alive(progress: Progress, message: FromChild | None) -> None:
-    """A trial process that hangs is as good as dead."""
-    if message is not None:
-        progress.heard_at = time.monotonic()
-    limit_s = OBEYS_WITHIN_S if any(wish == "cancel" for wish, _ in progress.wishes.values()) else SILENT_S
-    if time.monotonic() - progress.heard_at > limit_s:
-        raise ChildDied(f"the trial process has said nothing for {limit_s:.0f} s")
 
 
 def _take(context: Context, claimed: Claimed, lease: Lease, progress: Progress, message: FromChild | None) -> None:
@@ -203,11 +198,11 @@ def _look(context: Context, claimed: Claimed, progress: Progress) -> None:
         for trial in claimed.trials:
             told, _ = progress.wishes.get(trial.id, ("go", ""))
             wanted = wish, why
-            if wish == "go" and trial.anchor is None and _should_prune(context, claimed, progress, trial):
-                wanted = "stop", "pruned"
+            # A mean over seeds needs every seed to the end; so does a comparison of cheap trials.
+            if wish == "go" and trial.anchor is None and trial.attrs.get("origin") not in (REPEATED, CHEAP):
+                wanted = _pruner_wish(context, claimed, progress, trial)
             if wanted[0] != "go" and (told == "go" or (told == "pause" and wanted[0] == "cancel")):
                 progress.wishes[trial.id] = wanted
-                progress.heard_at = time.monotonic()  # it has until then to obey
                 context.crew.wish(trial.id, wanted[0])
     except Unavailable as error:
         log.warning("%s goes on unwatched: %s", claimed.lot_id, error)
@@ -221,21 +216,30 @@ def _job_wish(context: Context, session: Session, claimed: Claimed) -> tuple[Wis
         return "cancel", "job cancelled"
     if context.stopping.is_set():
         return "pause", "worker stopping"
-    wall_s = JobSpec.model_validate(job.spec).budget.wall_s  # of the row: a budget may have been extended
-    if wall_s is not None and elapsed_s(session, job) >= wall_s:
-        return "stop", "out of time"
+    spec = JobSpec.model_validate(job.spec)  # of the row: a budget may have been extended
+    over = why_stop(session, job, spec)
+    if over is not None:
+        return "cancel", f"budget: {over}"
     return "go", ""
 
 
-def _should_prune(context: Context, claimed: Claimed, progress: Progress, trial: TrialRow) -> bool:
+def _pruner_wish(context: Context, claimed: Claimed, progress: Progress, trial: TrialRow) -> tuple[Wish, str]:
     curve = progress.curves.get(trial.id)
     if not curve:
-        return False
+        return "go", ""
     with SEARCHES.of(claimed.job_id, claimed.spec) as search:
         with context.reading() as session:
             history = read_history(session, claimed.job_id, search)
         search.learn(history)
-        return search.should_prune(trial.number, curve)
+        asked = progress.asked.get(trial.id, 0.0)
+        if not search.should_prune(trial.number, curve, asked=asked):
+            progress.asked[trial.id] = curve[-1][0]
+            return "go", ""
+        rung = search.rests_at(trial.number, curve, asked=asked)
+    if rung is None:
+        return "stop", "pruned"
+    progress.rungs[trial.id] = rung
+    return "pause", "rung"
 
 
 def _keep_resume_point(context: Context, claimed: Claimed, message: Resumable) -> None:
@@ -263,6 +267,9 @@ def _keep_resume_point(context: Context, claimed: Claimed, message: Resumable) -
 def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: TrialOutcome) -> None:
     _, why = progress.wishes.get(outcome.trial_id, ("go", ""))
     state = TrialState(outcome.state)
+    cheap = {trial.id for trial in claimed.trials if trial.attrs.get("origin") == CHEAP}
+    if outcome.trial_id in cheap and state == TrialState.COMPLETE:  # it has a value to be promoted for, and no weights
+        state, why = TrialState.PRUNED, "pruned"
     blobs: dict[str, str] = {}
     stored: list[tuple[str, BlobInfo]] = []
     if state == TrialState.COMPLETE:
@@ -286,19 +293,28 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
         cost_s = max(trial.cost_s, outcome.cost_s)
         set_trial_facts(session, trial, cost_s=cost_s, peak_bytes=outcome.peak_bytes, attrs=attrs)
         if state == TrialState.PAUSED:
-            become(session, trial, TrialState.PAUSED if why == "job paused" else TrialState.WAITING)
+            if why == "rung":
+                rung = {"rung": progress.rungs[trial.id]}
+                become(session, trial, TrialState.PAUSED, value=outcome.value, attrs=trial.attrs | rung)
+            else:
+                become(session, trial, TrialState.PAUSED if why == "job paused" else TrialState.WAITING)
             after_commit(session, progress.reports.clear)
+            _close(session, lot, progress)
             return
         error = {"code": outcome.error_code, "detail": outcome.error} if outcome.error_code else None
         become(session, trial, state, value=outcome.value, metrics=outcome.metrics or None, error=error, **blobs)
-        if state == TrialState.COMPLETE:
-            best = best_trials(session, claimed.job_id, direction=claimed.spec.objective.direction)
-            if best and best[0].id == trial.id:
-                note_best(session, session.get_one(JobRow, claimed.job_id), trial)
+        if state == TrialState.COMPLETE and leader(session, claimed.job_id, claimed.spec) == trial.id:
+            note_best(session, session.get_one(JobRow, claimed.job_id), trial)
         after_commit(session, progress.reports.clear)
-        if all(TrialState(t.state).finished for t in trials_of_lot(session, lot.id)):
-            become(session, lot, LotState.DONE)
-            after_commit(session, progress.close)
+        _close(session, lot, progress)
+
+
+def _close(session: Session, lot: LotRow, progress: Progress) -> None:
+    """The lot is over once all its trials are; it is PAUSED once those that are not rest at a rung."""
+    left = [trial for trial in trials_of_lot(session, lot.id) if not TrialState(trial.state).finished]
+    if all(rests(trial) for trial in left):
+        become(session, lot, LotState.PAUSED if left else LotState.DONE)
+        after_commit(session, progress.close)
 
 
 def _hand_back(context: Context, claimed: Claimed) -> None:

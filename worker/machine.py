@@ -9,21 +9,29 @@ import torch
 Facts = dict[str, str | int | float | bool]
 
 
-def describe_machine(device: str = "auto", precision: str = "auto", n_threads: int = 0) -> Facts:
+def describe_machine(
+    device: str = "auto", precision: str = "auto", n_threads: int = 0, memory_bytes: int | None = None
+) -> Facts:
     """Resolve "auto": the first GPU where there is one, bfloat16 where that GPU has it, one thread on CPU.
 
     One thread, because two OpenMP threads on a busy core are several times slower than one; start a worker per core.
+    `memory_bytes` is this process's share of the device: a GPU is held to it, on a CPU the probe of a job keeps to it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     facts: Facts = {"device": device, "torch": torch.__version__, "python": platform.python_version()}
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
-        facts |= {"device_name": properties.name, "memory_bytes": properties.total_memory}
+        total = properties.total_memory
+        if memory_bytes is not None and memory_bytes < total:
+            torch.cuda.set_per_process_memory_fraction(memory_bytes / total, device)
+        facts |= {"device_name": properties.name, "memory_bytes": min(total, memory_bytes or total)}
         if precision == "auto":
             precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     else:
-        facts |= {"device_name": platform.processor() or platform.machine(), "memory_bytes": _memory_bytes()}
+        total = _memory_bytes()
+        facts |= {"device_name": platform.processor() or platform.machine()}
+        facts |= {"memory_bytes": min(total, memory_bytes or total)}
         if precision == "auto":
             precision = "float32"
     return facts | {"precision": precision, "n_threads": n_threads or 1, "n_cores": os.cpu_count() or 1}

@@ -82,7 +82,7 @@ def _slot(slot: str, parts: Sequence[PartFacts]) -> Iterator[str]:
     for part in parts:
         yield f'### <a id="{slot}{part.name}"></a>`{part.name}`\n'
         yield from _method(docs[part.name], f"transfer/{FOLDERS[slot]}/{part.name}.py")
-        yield f"Needs: {_needs(part)}.{_clashes(part)}{_demands(part)}\n"
+        yield f"Needs: {_needs(part)}.{_clashes(part)}{_demands(part)}{_compares(part)}{_ignores(part)}\n"
         if part.space:
             rows_of_params = ((f"`{name}`", legal(r), f"`{shown(r.default)}`") for name, r in part.space.items())
             yield from table(("param", "range", "default"), rows_of_params)
@@ -114,6 +114,16 @@ def _demands(part: PartFacts) -> str:
         f"`{path}` = {' or '.join(f'`{shown(v)}`' for v in values)}" for path, values in part.demands.items()
     ]  # fmt: skip
     return f" Works with {', '.join(told)} alone." if told else ""
+
+
+def _compares(part: PartFacts) -> str:
+    what = {"maps": "must have feature maps", "middle": "must have a map in its middle stage",
+            "widths": "must have as many channels in each of its last stages"}  # fmt: skip
+    return f" Its guide {what[part.compares]}." if part.compares else ""
+
+
+def _ignores(part: PartFacts) -> str:
+    return f" Heeds none of {', '.join(f'`{place}`' for place in part.ignores)}." if part.ignores else ""
 
 
 def _modules(title: str, package: str, path: Iterable[str]) -> Iterator[str]:

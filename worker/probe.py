@@ -2,25 +2,33 @@
 
 import logging
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from domain.catalogue import catalogue
-from domain.default_space import at_defaults, fit_to_time
+from domain.default_space import at_defaults
 from domain.errors import GraftError, LeaseLost, Unavailable
+from domain.estimate import batch_sizes, packs_bytes
 from domain.job import JobSpec
 from domain.lot import LotOrder, TrialOrder
+from domain.recipe import Recipe
 from domain.states import JobState
-from domain.teaching import TEACHER, needs, teacher_in_time, without_teacher
+from domain.teaching import TEACHER, needs, without_teacher
 from store.events import tell
 from store.jobs import set_facts
 from store.leases import claim, hold, release
 from store.moves import become
 from store.session import after_commit
 from store.tables import DatasetRow, JobRow
+from store.workers import live_workers
 from worker.context import Context
 from worker.crew import ChildDied, precision_of
-from worker.files import pack_folder, source_files, source_pack
+from worker.files import pack_folder, source_files
+from worker.first_recipes import warm_started
+from worker.forecast import Counts, Forecast, Machine, check_disk, fits, forecast, smaller_batches
 from worker.lease import Lease
 from worker.teachers import finished_teacher
 from worker.wire import Done, ProbeLot, Refused
@@ -57,8 +65,8 @@ def _probe(context: Context, job_id: str, fence: int, lease: Lease) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        order = _order(context, spec, dataset, related, job_id, fence, str(scratch))
-        estimate = _ask(context, order, lease)
+        order_of = partial(_order, context, dataset, related, job_id, fence, scratch)
+        found = _forecast(context, spec, dataset, order_of, lease)
     except LeaseLost:
         raise
     except (ChildDied, Unavailable) as error:
@@ -71,34 +79,43 @@ def _probe(context: Context, job_id: str, fence: int, lease: Lease) -> None:
     except GraftError as error:
         _refuse(context, job_id, fence, error.code, error.detail)
     else:
-        lease.insist(partial(_store, context, job_id, fence, estimate))
+        lease.insist(partial(_store, context, job_id, fence, found))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _store(context: Context, job_id: str, fence: int, estimate: dict[str, Any]) -> None:
+def _store(context: Context, job_id: str, fence: int, found: Forecast) -> None:
     with context.transaction() as session:
         job = hold(session, JobRow, job_id, fence)
-        spec = JobSpec.model_validate(job.spec)
-        fitted = fit_to_time(spec, float(estimate["s_per_trial"]))
-        if fitted != spec:
-            estimate = {**estimate, "s_per_trial": estimate["s_per_trial"] * _n_steps(fitted) / _n_steps(spec)}
-            text = f"steps narrowed to about {_n_steps(fitted)} a trial: at the probed speed the time buys no more"
-            tell(session, job_id, "job.log", {"text": text})
-        fitted = teacher_in_time(fitted, float(estimate.get("teacher", {}).get("s_per_trial", 0.0)))
-        set_facts(session, job, estimate=estimate, spec=fitted.model_dump(mode="json"))
+        budget = JobSpec.model_validate(job.spec).budget  # it may have been extended meanwhile
+        for note in (*found.notes, *_about_objectives(found.spec)):
+            tell(session, job_id, "job.log", {"text": note})
+        spec, first = warm_started(
+            session, job.workspace_id, found.spec.model_copy(update={"budget": budget}), found.estimate,
+            pooled=context.settings.pool_history,
+        )  # fmt: skip
+        if first is not None:
+            tell(session, job_id, "job.log", {"text": first})
+        estimate = found.estimate | ({"first_recipes": first} if first else {})
+        set_facts(session, job, estimate=estimate, spec=spec.model_dump(mode="json"))
         tell(session, job_id, "job.estimate", estimate)
         become(session, job, JobState.RUNNING, attempt=0)
         after_commit(session, partial(context.doorbell.wake, "advance", job_id))
 
 
-def _n_steps(spec: JobSpec) -> int:
-    return int(at_defaults(spec, spec.sources[0].ref)["steps"])
+def _about_objectives(spec: JobSpec) -> list[str]:
+    """What several objectives change."""
+    if len(spec.objectives) == 1 or spec.pruner == "none":
+        return []
+    return [
+        f"With {len(spec.objectives)} objectives no trial is stopped early: a curve shows {spec.objective.name} alone, "
+        "and a trial that is behind in it may be ahead in another."
+    ]
 
 
 def _order(
-    context: Context, spec: JobSpec, dataset: DatasetRow, related: DatasetRow | None, job_id: str, fence: int,
-    scratch: str,
+    context: Context, dataset: DatasetRow, related: DatasetRow | None, job_id: str, fence: int, scratch: Path,
+    spec: JobSpec,
 ) -> LotOrder:  # fmt: skip
     """One trial per source: the space's defaults, which is what plain searching starts from. Then the teacher's own."""
     facts = context.crew.start()
@@ -110,48 +127,82 @@ def _order(
         recipes = {name: without_teacher(recipe, catalogue()) for name, recipe in recipes.items()}
     trials = []
     for number, (name, recipe) in enumerate(recipes.items()):
-        pack = pack_folder(context, str(dataset.items_blob), recipe.backbone, recipe.data.resolution)
         taught = "teacher" in needs(recipe, catalogue())
         trials.append(
             TrialOrder(
-                trial_id=name, number=number, recipe=recipe, pack=str(pack),
+                trial_id=name, number=number, recipe=recipe, pack=_pack(context, dataset, recipe),
                 source=source_files(context, spec, recipe.source),
                 teachers=teachers if taught else (),
-                source_pack=source_pack(context, related.items_blob if related else None, recipe),
+                source_pack=None if related is None else _pack(context, related, recipe),
             )
         )  # fmt: skip
     return LotOrder(
         lot_id=job_id, fence=fence, trials=tuple(trials), objective=spec.objective, n_folds=spec.n_folds,
-        classes=tuple((dataset.summary or {})["classes"]), scratch=scratch,
+        classes=tuple((dataset.summary or {})["classes"]), scratch=str(scratch),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
     )  # fmt: skip
 
 
-def _ask(context: Context, order: LotOrder, lease: Lease) -> dict[str, Any]:
-    """Seconds and bytes per source, what a trial takes, and where there is a choice which source promises most."""
+def _pack(context: Context, dataset: DatasetRow, recipe: Recipe) -> str:
+    return str(pack_folder(context, str(dataset.items_blob), recipe.backbone, recipe.data.resolution))
+
+
+def _forecast(
+    context: Context, spec: JobSpec, dataset: DatasetRow, order_of: Callable[[JobSpec], LotOrder], lease: Lease
+) -> Forecast:  # fmt: skip
+    """Probe at smaller and smaller batches until one fits into memory, and say what the job will take."""
+    asked = spec
+    context.crew.start()
+    machine, counts = _machine(context, dataset), counts_of(dataset)
+    check_disk(packs_bytes(spec, catalogue(), sum(counts)), machine)  # before the first pack is made
+    while True:
+        order = order_of(spec)
+        try:
+            found = _ask(context, order, spec, lease)
+            if fits(found, machine):
+                break
+        except (ChildDied, GraftError) as error:
+            if error.code != "out_of_memory":
+                raise
+        spec = smaller_batches(spec, machine)
+    told = forecast(spec, [t.trial_id for t in order.trials], found, counts, machine)
+    gone = sorted(set(batch_sizes(asked)) - set(batch_sizes(spec)))
+    if gone:
+        sizes = ", ".join(map(str, gone))
+        note = f"data.batch_size {sizes} left out: a step with {gone[0]} does not fit into the memory of this worker"
+        told = replace(told, notes=(note, *told.notes))
+    return told
+
+
+def _machine(context: Context, dataset: DatasetRow) -> Machine:
+    """Packs of the dataset that are here already take no more room."""
+    with context.reading() as session:
+        n_workers = len(live_workers(session, "trials", 3 * context.settings.heartbeat_s))
+    packs = (context.cache / dataset.workspace_id / "packs").glob(f"{dataset.id}-*/pack/*")
+    free_bytes = shutil.disk_usage(context.cache).free + sum(file.stat().st_size for file in packs)
+    return Machine(context.crew.facts, max(1, n_workers), free_bytes)
+
+
+def counts_of(dataset: DatasetRow) -> Counts:
+    per_split = (dataset.summary or {}).get("statistics", {}).get("per_split", {})
+    return Counts(*(int(per_split.get(split, 0)) for split in Counts._fields))
+
+
+def _ask(context: Context, order: LotOrder, spec: JobSpec, lease: Lease) -> dict[str, Any]:
+    """What the trial process finds out: seconds and bytes of each trial, which source promises most, and what the
+    dataset is like. The export is rehearsed where time has to be kept for it."""
     found: dict[str, Any] = {}
-    started = [t.trial_id for t in order.trials if t.trial_id != TEACHER and t.source.weights is not None]
-    ranked = tuple(started) if len(started) > 1 else ()
-    with context.crew.order(ProbeLot(order=order, ranked=ranked), timeout_s=0.5) as news:
-        for message in news:
+    ranked = tuple(t.trial_id for t in order.trials if t.trial_id != TEACHER and t.source.weights is not None)
+    wall_s = spec.budget.wall_s
+    message = ProbeLot(order=order, ranked=ranked, export=wall_s is not None, limit_s=wall_s)
+    with context.crew.order(message, timeout_s=0.5) as news:
+        for heard in news:
             lease.check()
-            if isinstance(message, Refused):
-                raise GraftError(message.code, message.detail)
-            if isinstance(message, Done):
-                found = dict(message.body)
-    probed = dict(zip((t.trial_id for t in order.trials), found["trials"], strict=True))
-    teacher = probed.pop(TEACHER, None)
-    sources = list(probed.values())
-    facts = context.crew.facts
-    estimate = {
-        "s_per_trial": sum(s["s_per_trial"] for s in sources) / len(sources),
-        "memory_bytes": max(s["peak_bytes"] for s in found["trials"]),
-        "device": facts["device"], "device_name": facts["device_name"], "precision": facts["precision"],
-        "sources": sources,
-    }  # fmt: skip
-    if teacher is not None:
-        estimate["teacher"] = teacher
-    return estimate | {name: found[name] for name in ("ranking", "ranked_by", "ranks_first") if name in found}
+            if isinstance(heard, Refused):
+                raise GraftError(heard.code, heard.detail)
+            if isinstance(heard, Done):
+                found = dict(heard.body)
+    return found
 
 
 def _refuse(context: Context, job_id: str, fence: int, code: str, detail: str) -> None:

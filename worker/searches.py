@@ -1,16 +1,17 @@
 """The studies of recent jobs, kept in this process and fed with new rows only; a fresh process rebuilds them."""
 
 import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from domain.job import JobSpec
 from domain.states import TrialState
 from search.study import Past, Search
-from store.trials import reports_of, sketch_trials, trials_by_id
+from store.learning import Learnable, curves_of, learnable_trials
 
 MAX_KEPT = 16
 
@@ -26,8 +27,9 @@ class Searches:
         with self._lock:
             if job_id not in self._kept:
                 search = Search(
-                    spec.space, direction=spec.objective.direction, sampler=spec.sampler, pruner=spec.pruner,
-                    seed=spec.seed,
+                    spec.space, direction=spec.objective.direction,
+                    others={o.name: o.direction for o in spec.objectives[1:]}, sampler=spec.sampler,
+                    pruner=spec.pruner, seed=spec.seed, n_folds=spec.n_folds,
                 )  # fmt: skip
                 self._kept[job_id] = threading.Lock(), search
             self._kept.move_to_end(job_id)
@@ -43,10 +45,27 @@ SEARCHES = Searches()
 
 def read_history(session: Session, job_id: str, search: Search) -> list[Past]:
     """The trials that `search` has not seen finished, with their curves."""
-    news = [t.id for t in sketch_trials(session, job_id) if t.number not in search.finished]
-    rows = trials_by_id(session, news)
-    curves: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for report in reports_of(session, [t.id for t in rows if t.anchor is None or t.state == "COMPLETE"]):
-        if report.value is not None:
-            curves[report.trial_id].append((report.share, report.value))
-    return [Past(t.number, TrialState(t.state), t.values, t.value, tuple(curves[t.id])) for t in rows]
+    trials = learnable_trials(session, job_id, known=search.finished)
+    curves = curves_of(session, [t.id for t in trials if t.anchor is None or t.state == "COMPLETE"])
+    return [
+        Past(
+            t.number, TrialState(t.state), t.values, t.value, _curve(t, curves.get(t.id, ())),
+            _others(t.metrics, search.others), t.attrs,
+            rung=t.attrs.get("rung"), passed=t.attrs.get("passed_rung"), comparable="fidelity" not in t.attrs,
+        )
+        for t in trials
+    ]  # fmt: skip
+
+
+def _curve(trial: Learnable, reported: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """What was reported; of a cheap trial its value, at the share of a trial that it counts for (domain/fidelity)."""
+    share = trial.attrs.get("counts_for")
+    if share is None:
+        return tuple(reported)
+    return () if trial.value is None else ((float(share), trial.value),)
+
+
+def _others(metrics: Mapping[str, Any] | None, names: Sequence[str]) -> tuple[float, ...]:
+    """The further objectives; none of them where one is not known."""
+    known = metrics or {}
+    return tuple(float(known[name]) for name in names) if all(name in known for name in names) else ()

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 TIDY_EVERY_S = 600.0  # unreferenced blobs, caches, old scratch folders
 CACHED_FOR_S = 6 * 3600.0  # a trial may come back to its files for as long
+KINDS = ("packs", "items", "weights", "activations")  # of cached files, each kind evicted on its own
 BATCH = 500
 # States in which a row waits for a claim.
 WORK: dict[type[Any], Collection[str]] = {
@@ -72,7 +73,7 @@ def sweep(context: Context) -> bool:
 def tidy_machine(settings: Settings) -> None:
     """What lies on this machine alone: scratch folders of workers that were killed, and caches over their limit."""
     _tidy_scratch(settings.cache / "scratch", settings.lease_s)
-    caches = [folder for kind in ("packs", "items", "weights") for folder in settings.cache.glob(f"*/{kind}")]
+    caches = [folder for kind in KINDS for folder in settings.cache.glob(f"*/{kind}")]
     for folder in caches:
         evict(folder, settings.max_cache_bytes // len(caches), min_idle_s=CACHED_FOR_S)
 

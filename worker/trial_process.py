@@ -13,7 +13,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Collection
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,9 +24,12 @@ from domain.lot import LotOrder, TrialOrder
 from models.weights import torchvision_file
 from transfer.finish import finish
 from transfer.fit import Fit
+from transfer.memory import held_bytes
+from transfer.rehearsal import export_s, look_s
 from worker.machine import describe_machine
-from worker.ranking import ranking_of
+from worker.ranking import examined
 from worker.wire import (
+    Alive,
     Done,
     Ended,
     Finish,
@@ -47,12 +49,15 @@ from worker.wire import (
 
 log = logging.getLogger(__name__)
 
+ALIVE_EVERY_S = 60.0
+
 
 class Line:
     """The pipe to the parent. A thread reads it, so that a wish is known at the very next step."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sent_at = time.monotonic()
         self.orders: queue.SimpleQueue[RunLot | ProbeLot | Finish] = queue.SimpleQueue()
         self.wishes: dict[str, Wish] = {}
         threading.Thread(target=self._listen, daemon=True).start()
@@ -62,6 +67,12 @@ class Line:
             send(self._connection, message)
         except OSError:
             os._exit(0)  # the parent is gone: nobody wants this work
+        self._sent_at = time.monotonic()
+
+    def alive(self) -> None:
+        """Said by whatever works on an order, as often as it likes."""
+        if time.monotonic() - self._sent_at >= ALIVE_EVERY_S:
+            self.send(Alive())
 
     def _listen(self) -> None:
         while True:
@@ -85,9 +96,12 @@ def serve(line: Line, weights_dir: Path | None) -> None:
                 body: dict[str, object] = {}
             elif isinstance(message, ProbeLot):
                 order = _with_weights(message.order, weights_dir)
-                body = {**probe(order, message.n_steps), **rank(order, message.ranked)}
+                body = {
+                    **probe(line, order, message.n_steps, message.limit_s), **examined(order, message.ranked),
+                    **rehearse(order, export=message.export),
+                }  # fmt: skip
             else:
-                body = finish(message.order).model_dump(mode="json")
+                body = finish(message.order, line.alive).model_dump(mode="json")
         except GraftError as error:
             line.send(Refused(code=error.code, detail=error.detail))
         except torch.cuda.OutOfMemoryError as error:
@@ -114,6 +128,7 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         if trial_id in unstarted:  # asked for the first time: the first optimizer step is next
             unstarted.discard(trial_id)
             line.send(FirstStep(trial_id=trial_id, at=time.time()))
+        line.alive()
         wish = line.wishes.get(trial_id, "go")
         return "stop" if wish == "cancel" else wish
 
@@ -131,37 +146,48 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         line.send(Ended(outcome=outcome))
 
 
-def probe(order: LotOrder, n_steps: int) -> dict[str, object]:
-    """Seconds per step and per trial, and peak memory, of each trial of `order`, from a few real steps."""
-    found = []
-    for trial in order.trials:
-        marks: list[float] = []
-
-        def stopped(_: str, marks: list[float] = marks) -> str:
-            marks.append(time.perf_counter())
-            return "stop" if len(marks) > n_steps else "go"
-
-        fit = Fit(order.model_copy(update={"trials": (trial,)}), stopped=stopped)
-        for _ in fit:
-            pass
-        outcome = fit.outcome(trial.trial_id)
-        if outcome.state == "FAILED":
-            raise GraftError(outcome.error_code or "probe_failed", outcome.error or "the probe failed")
-        intervals = [b - a for a, b in pairwise(marks)]
-        steps = intervals[1:] or intervals  # the first holds allocation and autotuning
-        s_per_step = sorted(steps)[len(steps) // 2] if steps else outcome.cost_s
-        n_fits = order.n_folds + (order.n_folds > 1)
-        found.append({
-            "source": trial.recipe.source, "s_per_step": s_per_step,
-            "s_per_trial": s_per_step * trial.recipe.steps * n_fits, "peak_bytes": outcome.peak_bytes,
-        })  # fmt: skip
-    return {"trials": found}
+def probe(line: Line, order: LotOrder, n_steps: int, limit_s: float | None = None) -> dict[str, object]:
+    """Seconds per step and of preparing, and memory, of each trial of `order`, from a few real steps."""
+    return {"trials": [_probe_one(line, order, trial, n_steps, limit_s) for trial in order.trials]}
 
 
-def rank(order: LotOrder, trial_ids: Collection[str]) -> dict[str, object]:
-    """How well the sources of these trials suit the data, best first."""
-    wanted = tuple(trial for trial in order.trials if trial.trial_id in trial_ids)
-    return ranking_of(order.model_copy(update={"trials": wanted})) if wanted else {}
+def _probe_one(
+    line: Line, order: LotOrder, trial: TrialOrder, n_steps: int, limit_s: float | None
+) -> dict[str, object]:
+    marks: list[float] = []
+
+    def stopped(_: str) -> str:
+        line.alive()
+        now = time.perf_counter()
+        if fit.n_steps == len(marks):  # a step is next; who asks in the middle of something else does not count
+            marks.append(now)
+        late = not marks and limit_s is not None and now - began > limit_s
+        return "stop" if late or len(marks) > n_steps else "go"
+
+    base_bytes = held_bytes(order.device)
+    began = time.perf_counter()
+    fit = Fit(order.model_copy(update={"trials": (trial,)}), stopped=stopped)
+    for _ in fit:
+        pass
+    ended = time.perf_counter()
+    outcome = fit.outcome(trial.trial_id)
+    if outcome.state == "FAILED":
+        raise GraftError(outcome.error_code or "probe_failed", outcome.error or "the probe failed")
+    intervals = [b - a for a, b in pairwise(marks)]
+    steps = intervals[1:] or intervals  # the first holds allocation and autotuning
+    return {
+        "source": trial.recipe.source, "s_per_step": sorted(steps)[len(steps) // 2] if steps else 0.0,
+        "prepare_s": (marks[0] if steps else ended) - began, "base_bytes": base_bytes, "peak_bytes": outcome.peak_bytes,
+    }  # fmt: skip
+
+
+def rehearse(order: LotOrder, *, export: bool) -> dict[str, object]:
+    """What the end of the job is made of: evaluating with each trial's network, and exporting the largest of them."""
+    looks = [look_s(order, trial) for trial in order.trials]
+    found: dict[str, object] = {"s_per_item": [s for s, _ in looks], "weights_bytes": [n for _, n in looks]}
+    if export:
+        found["export_s"], found["s_per_item_exported"] = export_s(order, order.trials)
+    return found
 
 
 def _save(line: Line, fit: Fit, trial_id: str, folder: Path) -> None:
@@ -190,10 +216,11 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--weights-dir", type=Path)
+    parser.add_argument("--memory-bytes", type=int)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    facts = describe_machine(arguments.device, arguments.precision, arguments.threads)
+    facts = describe_machine(arguments.device, arguments.precision, arguments.threads, arguments.memory_bytes)
     torch.set_num_threads(int(facts["n_threads"]))
     line = Line(Connection(arguments.fd))
     line.send(Hello(facts=facts))

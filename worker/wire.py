@@ -30,11 +30,17 @@ class RunLot(Message):
 
 
 class ProbeLot(Message):
-    """Take a few steps of each trial and say what they cost; rank the sources of some by their features."""
+    """Take a few steps of each trial and say what they cost; rank the sources of some by their features, and describe
+    the dataset as the best of them sees it.
+
+    `export`: rehearse the export of the bundle too. A trial that takes no step within `limit_s` is given up.
+    """
 
     kind: Literal["probe"] = "probe"
     order: LotOrder
     n_steps: int = 4
+    export: bool = False
+    limit_s: float | None = None
     ranked: tuple[str, ...] = ()  # trials
 
 
@@ -49,6 +55,12 @@ class Wishes(Message):
     kind: Literal["wishes"] = "wishes"
     trial_id: str
     wish: Wish
+
+
+class Alive(Message):
+    """A sign of life from work that has nothing else to tell yet."""
+
+    kind: Literal["alive"] = "alive"
 
 
 class FirstStep(Message):
@@ -91,7 +103,9 @@ class Refused(Message):
 
 
 ToChild = Annotated[RunLot | ProbeLot | Finish | Wishes, Field(discriminator="kind")]
-FromChild = Annotated[Hello | FirstStep | Reported | Resumable | Ended | Done | Refused, Field(discriminator="kind")]
+FromChild = Annotated[
+    Hello | Alive | FirstStep | Reported | Resumable | Ended | Done | Refused, Field(discriminator="kind")
+]
 _to_child: TypeAdapter[ToChild] = TypeAdapter(ToChild)
 _from_child: TypeAdapter[FromChild] = TypeAdapter(FromChild)
 

@@ -46,7 +46,7 @@ def create_job(
     """Checked against the dataset and the catalogue, then written; a worker takes it up at once."""
 
     def build() -> JobRow:
-        spec = resolve(session, caller.workspace_id, body)
+        spec = resolve(session, caller.workspace_id, body, pool_history=site.settings.pool_history)
         return JobRow(
             id=new_id("job"), workspace_id=caller.workspace_id, name=body.name or f"job on {body.dataset_id}",
             dataset_id=body.dataset_id, state=str(JobState.WAITING), spec=spec.model_dump(mode="json"),
@@ -108,8 +108,9 @@ def cancel_job(session: WriteDep, site: SiteDep, caller: CallerDep, job: JobId, 
 
 @router.patch("/{job}/budget", summary="Extend a budget", response_model=Job, responses=_MOVE_WITH_BODY)
 def extend_budget(session: WriteDep, site: SiteDep, caller: CallerDep, job: JobId, body: BudgetMore) -> Job:
-    """More trials or more time, until the job is being finished. Budgets never shrink."""
-    row = jobs.extend_budget(session, caller.workspace_id, job, trials=body.trials, wall_s=body.wall_s)
+    """More trials, more time, more patience or a further target, until the job is being finished. Budgets never
+    shrink."""
+    row = jobs.extend_budget(session, caller.workspace_id, job, body.model_dump())
     return _moved(session, site, row)
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 from fastapi import APIRouter
 
 from api.auth import CallerDep
-from api.schemas.job import JobCreate
+from api.schemas.job import JobCreate, PrunerName
 from api.schemas.method import Methods
 from api.schemas.problem import problems
 from api.submit import default_spec
@@ -24,6 +24,6 @@ def get_methods(caller: CallerDep) -> Methods:  # noqa: ARG001 - for those with 
     return Methods(
         tasks=list(facts.tasks), backbones=list(facts.backbones), parts=list(facts.parts), slots=list(SLOTS),
         samplers=list(get_args(JobCreate.model_fields["sampler"].annotation)),
-        pruners=list(get_args(JobCreate.model_fields["pruner"].annotation)), default_space=spec.space,
+        pruners=list(get_args(PrunerName)), default_space=spec.space,
         anchors=[name for name, _ in anchors(spec)],
     )  # fmt: skip

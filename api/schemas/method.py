@@ -21,7 +21,7 @@ class Methods(BaseModel):
                                                    "default": 0.01}},
                                "needs": ["start"], "clashes": [], "functions": ["loss"], "searched": True}],
                     "slots": ["surgery", "regularizer"], "samplers": ["tpe", "random"],
-                    "pruners": ["median", "halving", "none"],
+                    "pruners": ["extrapolation", "halving", "hyperband", "median", "none"],
                     "default_space": {"dimensions": [], "fixed": {"optimizer.name": "sgd"}},
                     "anchors": ["linear_probe", "fine_tuning", "l2_sp"],
                 }

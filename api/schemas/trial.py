@@ -22,7 +22,8 @@ class Trial(BaseModel):
             "examples": [
                 {
                     "id": "tr_0193c1f2a4d10f2b3c4d5e6f7081", "job_id": "job_0193c1f2a4d10f2b3c4d5e6f7081", "number": 3,
-                    "anchor": None, "state": "COMPLETE", "value": 0.31, "values": {"optimizer.lr_head": 0.01},
+                    "anchor": None, "origin": None, "of": None, "state": "COMPLETE", "rung": None, "value": 0.31,
+                    "values": {"optimizer.lr_head": 0.01},
                     "recipe": RECIPE, "metrics": {"accuracy": 0.92, "log_loss": 0.31}, "test": None, "cost_s": 12.5,
                     "peak_bytes": 734003200, "share": 1.0, "has_checkpoint": True, "teachers": [],
                     "remarks": [], "error": None,
@@ -37,11 +38,17 @@ class Trial(BaseModel):
     job_id: str
     number: int
     anchor: str | None = Field(description="Name of the fixed recipe it is, if it is one.")
+    origin: str | None = Field(
+        description="`cheap`: tried at a lower fidelity first; `promoted`: such a one in full; `repeat`: with another "
+        "seed; `warm_start`: from past jobs; null: an anchor, or the sampler's own."
+    )
+    of: int | None = Field(description="The number of the trial that it repeats or runs in full.")
     state: TrialState
+    rung: float | None = Field(description="The share of its budget at which it was paused for lagging behind.")
     value: float | None = Field(description="The objective on `val`.")
     values: dict[str, Any] = Field(description="The searched values by path.")
     recipe: dict[str, Any] = Field(description="Everything needed to train it again.")
-    metrics: dict[str, Any] | None = Field(description="On `val`.")
+    metrics: dict[str, Any] | None = Field(description="On `val`, and the facts of the network that the job asked for.")
     test: dict[str, Any] | None = Field(description="On `test`: the winner and the anchors of a finished job.")
     cost_s: float
     peak_bytes: int
@@ -72,7 +79,8 @@ class Curve(BaseModel):
 
 def show_trial(row: TrialRow) -> Trial:
     return Trial(
-        id=row.id, job_id=row.job_id, number=row.number, anchor=row.anchor, state=TrialState(row.state),
+        id=row.id, job_id=row.job_id, number=row.number, anchor=row.anchor,
+        origin=row.attrs.get("origin"), of=row.attrs.get("of"), state=TrialState(row.state), rung=row.attrs.get("rung"),
         value=row.value, values=row.values, recipe=row.recipe, metrics=row.metrics, test=row.test, cost_s=row.cost_s,
         peak_bytes=row.peak_bytes, share=row.share, has_checkpoint=row.checkpoint_blob is not None,
         teachers=[teacher["trial_id"] for teacher in row.attrs.get("teachers", ())],

@@ -2,7 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,7 +44,16 @@ def list_jobs(
 def status(job_id: JobId, as_json: AsJson = False) -> None:
     """Show where a job stands, and its result when it has one."""
     from graft.cli.account import account
-    from graft.cli.wording import duration, error_text, number, objective, ranking_lines, recipe_line
+    from graft.cli.wording import (
+        decisions,
+        duration,
+        error_text,
+        estimate_line,
+        number,
+        objective,
+        ranking_lines,
+        recipe_line,
+    )
 
     with connect() as client:
         job = client.jobs.get(job_id)
@@ -61,8 +70,12 @@ def status(job_id: JobId, as_json: AsJson = False) -> None:
     if job.best:
         name, _ = objective(job)
         typer.echo(f"best     trial {job.best.number}: {name} {number(job.best.value)}  {recipe_line(job.best.recipe)}")
+    if job.estimate:
+        typer.echo(f"estimate {estimate_line(job.estimate)}")
     for line in ranking_lines(job.estimate or {}):
         typer.echo(f"source   {line}")
+    for line in decisions(job.estimate or {}):
+        typer.echo(f"first    {line}")
     if job.error:
         typer.echo(f"error    {error_text(job.error)}")
     if job.result:
@@ -131,12 +144,19 @@ def extend(
     job_id: JobId,
     trials: Annotated[int | None, typer.Option(min=1, help="New total of trials.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="New total of minutes.")] = None,
+    device_minutes: Annotated[float | None, typer.Option(min=0.01, help="New total of minutes of training.")] = None,
+    target: Annotated[float | None, typer.Option(help="A target further away.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="More searched trials without a new best.")] = None,
 ) -> None:
     """Raise the budget of a job that is still searching."""
-    if trials is None and minutes is None:
-        raise typer.BadParameter("give --trials, --minutes or both")
+    more: dict[str, Any] = {
+        "trials": trials, "wall_s": None if minutes is None else minutes * 60,
+        "device_s": None if device_minutes is None else device_minutes * 60, "target": target, "patience": patience,
+    }  # fmt: skip
+    if not any(value is not None for value in more.values()):
+        raise typer.BadParameter("give --trials, --minutes, --device-minutes, --target or --patience")
     with connect() as client:
-        job = client.jobs.extend(job_id, trials=trials, wall_s=None if minutes is None else minutes * 60)
+        job = client.jobs.extend(job_id, **more)
     _say(job.state, job_id)
 
 

@@ -1,7 +1,7 @@
 """Events as one line of text."""
 
 from graft.answers import Event
-from graft.cli.wording import duration, error_text, number, size
+from graft.cli.wording import error_text, estimate_line, number
 
 
 def event_line(event: Event) -> str:
@@ -27,8 +27,7 @@ def event_line(event: Event) -> str:
         case "job.best":
             return f"best so far: {trial}, val {number(body.get('value'))}"
         case "job.estimate":
-            needs = f", {size(body['memory_bytes'])} of memory" if body.get("memory_bytes") else ""
-            return f"a trial takes about {duration(body.get('s_per_trial'))} on {body.get('device', '?')}{needs}"
+            return estimate_line(body)
         case "job.result":
             share = (body.get("test_accuracy") or {}).get("value")
             return f"result: trial {body.get('best_number', '?')}, test accuracy {number(share)}"

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from graft.cli.memory import Remembered
     from graft.client import Client
 
-DEFAULT_TRIALS = 20
 OnInterrupt = Literal["ask", "cancel", "keep", "detach"]
 
 
@@ -21,10 +20,29 @@ def train(
         Path, typer.Argument(help="Folder (class/photo.jpg, or train/ val/ test/ of such, or a CSV), CSV or archive.")
     ],
     task: Annotated[str, typer.Option(help="The learning problem.")] = "classification",
+    preset: Annotated[
+        Literal["fast", "balanced", "best"],
+        typer.Option(
+            help="How much the answer is worth: minutes, an hour or two, or a night. Sets sources, space, budget and "
+            "the rest together; other options stand in place of its own."
+        ),
+    ] = "balanced",
     budget_trials: Annotated[
-        int | None, typer.Option(min=1, help=f"Stop after so many trials; {DEFAULT_TRIALS} if no budget is given.")
+        int | None,
+        typer.Option(min=1, help="Stop after so many trials; the preset's ends count if no end is given here."),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Stop after so many minutes.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Have the bundle after so many minutes of searching.")
+    ] = None,
+    device_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Stop after so many minutes of training, all workers together.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Stop once the best trial is as good as this on val, by the first objective.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many searched trials in a row without a new best.")
+    ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option(help="Weights to start from (torchvision:resnet18, src_…, job_…, scratch:smallnet). Repeatable."),
@@ -40,16 +58,83 @@ def train(
         str | None,
         typer.Option(metavar="DATASET", help="A dataset (ds_…) that the source was trained on, or one like it."),
     ] = None,
+    learn_from: Annotated[
+        Literal["workspace", "installation", "nothing"] | None,
+        typer.Option(help="Whose finished jobs say which recipes to try first; this workspace's if not given."),
+    ] = None,
+    screen: Annotated[
+        bool | None,
+        typer.Option(
+            "--screen/--no-screen",
+            help="Whether the sources' ranking before training may reorder them and leave hopeless ones out.",
+        ),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(min=1, max=5, help="Fits per trial: 1 is the fastest; by the size of val if not given."),
     ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to look for: accuracy, log_loss, macro_f1, balanced_accuracy or auc first; repeated, with a "
+            "further one or latency_ms, latency_batch_ms, size_bytes, source_accuracy, it gives a front to choose from."
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME<=VALUE",
+            help="Only networks within it can win: 'latency_ms<=20', 'size_bytes<=5e6', 'macro_f1>=0.8'. Repeatable.",
+        ),
+    ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=10,
+            metavar="N",
+            help="Train the best N recipes again with two further seeds each, inside the budget, and choose by the "
+            "mean; 0: none.",
+        ),
+    ] = None,
+    combine: Annotated[
+        bool | None,
+        typer.Option(
+            "--combine/--no-combine",
+            help="Whether an average or an ensemble of the best trials may be handed back, where val says so.",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Who proposes recipes: auto, tpe, random, qmc, gp, cmaes, nsga2, nsga3, pshe2 or hazero."),
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(
+            help="What stops trials early: median, halving, hyperband, patience, wilcoxon, extrapolation or none."
+        ),
+    ] = None,
+    fidelity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=LOW",
+            help="Try every trial cheaply first, and run the best third in full: fraction=0.3 of the training items, "
+            "or resolution=96; none: in full at once.",
+        ),
+    ] = None,
+    anchors: Annotated[
+        bool | None,
+        typer.Option("--anchors/--no-anchors", help="Whether the linear probe, plain fine-tuning and L2-SP run first."),
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Trials at a time; one per worker if not given.")] = None,
+    keep_top: Annotated[int | None, typer.Option(min=1, max=50, help="Trials whose weights are kept; 3.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is drawn; 0 if not given.")] = None,
     fix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATH=VALUE",
-            help="Fix or narrow what is searched: data.flip=false, optimizer.lr_head=0.001..0.1, head.kind=linear,mlp. "
-            "Repeatable; `graft methods` lists the paths.",
+            help="Fix what is searched, or say where to search: data.flip=false, optimizer.lr_head=0.001..0.5, "
+            "regularizer=l2,l1_sp. Repeatable; `graft methods` lists the paths.",
         ),
     ] = None,
     option: Annotated[
@@ -72,6 +157,7 @@ def train(
     still runs, it follows that job.
     """
     from graft.cli.bundle import check_empty
+    from graft.cli.given import parse_fidelity, parse_fixes, parse_limits, parse_options
     from graft.home import home_folder
 
     path = path.expanduser().absolute()
@@ -82,13 +168,30 @@ def train(
     options = parse_options(option or [])
     wanted: dict[str, Any] = {
         "name": name or path.stem,
+        "preset": preset,
         "sources": source,
         "teacher": teacher,
         "source_dataset_id": source_dataset,
         "n_folds": folds,
+        "learn_from": learn_from,
+        "screen": screen,
+        "combine": combine,
+        "confirm": {"top": confirm} if confirm else (None if confirm is None else False),
+        "objectives": objective,
+        "limits": parse_limits(limit or []),
+        "sampler": sampler,
+        "pruner": pruner,
+        "anchors": anchors,
+        "parallel": parallel,
+        "keep_top": keep_top,
+        "seed": seed,
+        "fidelity": None if fidelity is None else parse_fidelity(fidelity),
         "space": parse_fixes(fix or []),
-        "trials": DEFAULT_TRIALS if budget_trials is None and minutes is None else budget_trials,
+        "trials": budget_trials,
         "wall_s": None if minutes is None else minutes * 60,
+        "device_s": None if device_minutes is None else device_minutes * 60,
+        "target": target,
+        "patience": patience,
     }
     home = home_folder()
     with _service(home) as client:
@@ -232,52 +335,3 @@ def _leave(client: "Client", job: "Job", out: Path | None, path: Path) -> None:
         typer.echo(line)
     hint = f"   try it: cd {folder} && pip install -r requirements.txt && python predict.py IMAGE" if names else ""
     typer.echo(f"\nbundle: {folder}{hint}")
-
-
-def parse_fixes(fixes: list[str]) -> dict[str, Any]:
-    """`path=value` pairs as a space: `a=1`, `a=0.1..1` (a range), `a=x,y` (a choice), or JSON."""
-    space: dict[str, Any] = {}
-    for fix in fixes:
-        path, sign, text = fix.partition("=")
-        if not sign or not path.strip() or not text.strip():
-            raise typer.BadParameter(f"{fix!r}: write it as path=value, as in data.flip=false", param_hint="--fix")
-        space[path.strip()] = _fix_value(text.strip())
-    return space
-
-
-def parse_options(given: list[str]) -> dict[str, Any]:
-    """`name=value` pairs as the options of a dataset; a value is a number, a word or JSON."""
-    options: dict[str, Any] = {}
-    for option in given:
-        name, sign, text = option.partition("=")
-        if not sign or not name.strip() or not text.strip():
-            raise typer.BadParameter(f"{option!r}: write it as name=value, as in seed=3", param_hint="--option")
-        options[name.strip()] = _scalar(text)
-    return options
-
-
-def _fix_value(text: str) -> Any:
-    import json
-
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    low, dots, high = text.partition("..")
-    if dots:
-        ends = {"low": _scalar(low), "high": _scalar(high)}
-        if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends.values()):
-            raise typer.BadParameter(f"{text!r}: a range is written low..high with two numbers", param_hint="--fix")
-        return ends
-    if "," in text:
-        return [_scalar(part) for part in text.split(",")]
-    return _scalar(text)
-
-
-def _scalar(text: str) -> Any:
-    import json
-
-    try:
-        return json.loads(text.strip().lower() if text.strip().lower() in {"true", "false"} else text)
-    except ValueError:
-        return text.strip()

@@ -34,6 +34,15 @@ def number(value: float | None) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
+def quantity(name: str, value: float | None) -> str:
+    """A number in the unit that its objective has: `12.3 ms`, `44.7 MB`, `0.9312`."""
+    if value is None:
+        return "-"
+    if name == "size_bytes":
+        return size(value)
+    return f"{value:.3g} ms" if name.endswith("_ms") else number(value)
+
+
 def interval(found: Interval, *, signed: bool = False) -> str:
     """`0.931 [0.905, 0.953]`, with signs for a difference."""
     form = "+.3f" if signed else ".3f"
@@ -77,6 +86,32 @@ def too_long(job: Job) -> str | None:
     )
 
 
+def estimate_line(estimate: dict[str, Any]) -> str:
+    """`a trial takes about 12 s on cpu, the whole job about 4 min 00 s; 812.0 MB of memory, 1.2 GB of disk`"""
+    line = f"a trial takes about {duration(estimate.get('s_per_trial'))} on {estimate.get('device', '?')}"
+    if estimate.get("job_s") is not None:
+        line += f", the whole job about {duration(estimate['job_s'])}"
+    needs = {"memory": estimate.get("memory_bytes"), "disk": estimate.get("disk_bytes")}
+    told = ", ".join(f"{size(n_bytes)} of {what}" for what, n_bytes in needs.items() if n_bytes)
+    return f"{line}; {told}" if told else line
+
+
+STOPPED_BY = {
+    "time": "its time was spent",
+    "device_time": "its time of training was spent",
+    "target": "the target was reached",
+    "patience": "no trial had been better for as many trials as its patience allowed",
+    "user": "it was told to",
+    "failures": "its trials failed",
+}
+
+
+def stop_line(job: Job) -> str | None:
+    """Why the search ended; None where it simply ran all of its trials."""
+    why = STOPPED_BY.get(job.stopped_by or "")
+    return f"The search ended because {why}." if why else None
+
+
 def best_so_far(values: Sequence[float], *, more_is_better: bool) -> list[float]:
     """The running best of a sequence."""
     best: list[float] = []
@@ -112,6 +147,12 @@ def ranking_lines(estimate: dict[str, Any]) -> list[str]:
         seconds = duration(entry.get("seconds"))
         lines.append(f"{entry.get('rank', '?')}. {entry.get('source', '?')}  {told}  ({seconds})")
     return lines
+
+
+def decisions(estimate: dict[str, Any]) -> list[str]:
+    """What the probe decided before the search: which source leads, which ones are left out, what is tried first."""
+    found = [*(estimate.get("screening") or ()), estimate.get("first_recipes")]
+    return [str(sentence) for sentence in found if sentence]
 
 
 def error_text(error: Any) -> str:

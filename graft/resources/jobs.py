@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graft.answers import Event, Job, Page, Report, Trial, read, read_page
 from graft.archives import Told
@@ -24,43 +24,75 @@ class Jobs:
         dataset_id: str,
         *,
         name: str | None = None,
+        preset: str | None = None,
         sources: Sequence[str] | None = None,
         teacher: str | None = None,
         source_dataset_id: str | None = None,
         space: Mapping[str, Any] | None = None,
         trials: int | None = None,
         wall_s: float | None = None,
+        device_s: float | None = None,
+        target: float | None = None,
+        patience: int | None = None,
         objective: str | None = None,
+        objectives: Sequence[str] | None = None,
+        limits: Mapping[str, Mapping[str, float]] | None = None,
         n_folds: int | None = None,
         sampler: str | None = None,
         pruner: str | None = None,
+        fidelity: Mapping[str, Any] | Literal[False] | None = None,
         anchors: bool | None = None,
         parallel: int | None = None,
         keep_top: int | None = None,
+        screen: bool | None = None,
+        learn_from: str | None = None,
+        combine: bool | None = None,
+        confirm: Mapping[str, int] | bool | None = None,
         seed: int | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Start a search. What is None is left to the service; `space` fixes or narrows dimensions by path.
+        """Start a search. What is None is left to the `preset`: "fast", "balanced" (the default) or "best".
+
+        `space` fixes dimensions by path, or says where to search them: {"data.flip": False, "regularizer": ["l2",
+        "l2_sp"], "optimizer.lr_head": {"low": 0.001, "high": 0.5}}.
 
         `teacher`: a finished job, "best" or "ensemble" of this one, or a source that is fine-tuned first.
+        The search ends with whatever comes first: `trials`, `wall_s` seconds to the bundle, `device_s` seconds of
+        training in all, the objective at `target` on val, or `patience` searched trials in a row without a new best.
         `source_dataset_id`: a dataset that the sources were trained on, or one like it.
+        `objectives`, in place of `objective`: the first ranks, the others make the result a front.
+        `fidelity`: {"dimension": "fraction", "low": 0.3}; trials are tried cheaply first, the best then run in full;
+        False: none, whatever the preset says. So for `confirm`.
+        `limits`: {"latency_ms": {"at_most": 20}}; only trials that keep within them can win.
+        `screen`: whether the sources' ranking before training may reorder them and leave hopeless ones out.
+        `learn_from`: whose finished jobs say what to try first: "workspace", "installation" or "nothing".
+        `combine`: whether a soup or an ensemble of the best `keep_top` trials may be handed back.
+        `confirm`: {"top": 3, "seeds": 2} trains the best three again with two more seeds each before one is chosen.
         A lost answer is asked for again under the same Idempotency-Key, so it never starts a second job.
         """
         wanted = {
             "name": name,
             "dataset_id": dataset_id,
+            "preset": preset,
             "sources": list(sources) if sources else None,
             "teacher": teacher,
             "source_dataset_id": source_dataset_id,
+            "screen": screen,
+            "learn_from": learn_from,
             "space": dict(space) if space else None,
-            "budget": {k: v for k, v in {"trials": trials, "wall_s": wall_s}.items() if v is not None},
+            "budget": _budget(trials, wall_s, device_s, target, patience) or None,
             "objective": objective,
+            "objectives": list(objectives) if objectives else None,
+            "limits": {name: dict(bound) for name, bound in limits.items()} if limits else None,
             "n_folds": n_folds,
             "sampler": sampler,
             "pruner": pruner,
+            "fidelity": dict(fidelity) if fidelity else fidelity,
             "anchors": anchors,
             "parallel": parallel,
             "keep_top": keep_top,
+            "combine": combine,
+            "confirm": dict(confirm) if isinstance(confirm, Mapping) else {} if confirm else confirm,
             "seed": seed,
         }
         response = self._transport.send(
@@ -114,9 +146,18 @@ class Jobs:
         """`keep="best"`: finish with the best trial so far; `keep="nothing"`: drop it all."""
         return self._post(job_id, "cancel", {"keep": keep})
 
-    def extend(self, job_id: str, *, trials: int | None = None, wall_s: float | None = None) -> Job:
+    def extend(
+        self,
+        job_id: str,
+        *,
+        trials: int | None = None,
+        wall_s: float | None = None,
+        device_s: float | None = None,
+        target: float | None = None,
+        patience: int | None = None,
+    ) -> Job:
         """Raise the budget to these totals; a budget never shrinks."""
-        budget = {k: v for k, v in {"trials": trials, "wall_s": wall_s}.items() if v is not None}
+        budget = _budget(trials, wall_s, device_s, target, patience)
         return read(Job, self._transport.send("PATCH", f"{_path(job_id)}/budget", json=budget, idempotent=True).json())
 
     def trials(self, job_id: str) -> Iterator[Trial]:
@@ -166,6 +207,13 @@ class Trials:
         if target.is_dir():
             target = target / f"{trial_id}.safetensors"
         return download(self._transport, f"/trials/{segment(trial_id)}/checkpoint", target, tell=tell)
+
+
+def _budget(
+    trials: int | None, wall_s: float | None, device_s: float | None, target: float | None, patience: int | None
+) -> dict[str, float]:
+    given = {"trials": trials, "wall_s": wall_s, "device_s": device_s, "target": target, "patience": patience}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _path(job_id: str) -> str:

@@ -2,6 +2,8 @@
 
 import optuna
 
+from search.asked import Asked
 
-def build(*, seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
+
+def build(asked: Asked) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=asked.seed)

@@ -44,7 +44,7 @@ def source_job(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_job_from_scratch_ends_with_an_account(client: Client, source_job: str) -> None:
     job = client.jobs.get(source_job)
     assert job.result is not None
-    assert job.stopped_by == "budget"
+    assert job.stopped_by == "trials"
     assert job.progress.trials_done == 2
     assert [t.anchor for t in client.jobs.trials(job.id)] == ["scratch", None]
     assert job.result.test_accuracy.low <= job.result.test_accuracy.value <= job.result.test_accuracy.high
@@ -62,11 +62,16 @@ def test_its_checkpoint_is_the_source_of_another_job_and_the_bundle_predicts(
     assert dataset.statistics is not None
     per_split = dataset.statistics["per_split"]
     assert per_split["train"] + per_split["val"] == 50
-    job = client.jobs.submit(dataset.id, sources=[source_job], trials=5, space=QUICK_SPACE, seed=2)
+    job = client.jobs.submit(
+        dataset.id, sources=[source_job], trials=5, space=QUICK_SPACE, seed=2, confirm={"top": 1, "seeds": 1}
+    )
     done = client.jobs.wait(job.id, timeout_s=240)
     assert done.state == "COMPLETE", done.error
     assert done.result is not None
     assert done.result.n_test == 250
+    (confirmed,) = done.result.confirmed
+    assert len(confirmed.values) == 2
+    assert done.result.summary[0].startswith("5 trials were started")
     assert {a.name for a in done.result.anchors} == {"linear_probe", "fine_tuning", "l2_sp"}
     assert done.result.export["largest_difference"] <= 1e-3
 
@@ -131,7 +136,7 @@ def test_a_budget_of_time_ends_the_search(client: Client, tmp_path: Path) -> Non
     dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=60)
     job = client.jobs.submit(dataset.id, sources=["scratch:smallnet"], wall_s=20, space=QUICK_SPACE)
     done = client.jobs.wait(job.id, timeout_s=60)
-    assert (done.state, done.stopped_by) == ("COMPLETE", "budget"), done.error
+    assert (done.state, done.stopped_by) == ("COMPLETE", "trials"), done.error
     assert done.elapsed_s is not None
     assert done.elapsed_s < 20 + 15
 

@@ -129,7 +129,7 @@ def test_a_detached_job_is_picked_up_and_kept_at_its_best(machine: Machine) -> N
     output = "".join(lines)
     assert f"following {job_id}" in output
     assert "finishes with the best trial so far" in output
-    assert "The search was stopped by: user." in output
+    assert "The search ended because it was told to." in output
     assert (machine.folder / "kept" / "model.onnx").exists()
 
 

@@ -39,14 +39,22 @@ def combine(
     if kind == "uniform":
         weights = mean([candidates[i] for i in order])
         return Soup(weights, tuple(order), evaluate(weights), singles)
-    members = [order[0]]
-    weights, value = mean([candidates[order[0]]]), singles[order[0]]
-    for place in order[1:]:
-        tried = mean([candidates[i] for i in (*members, place)])
-        if (found := evaluate(tried)) >= value:
-            members.append(place)
-            weights, value = tried, found
-    return Soup(weights, tuple(members), value, singles)
+    members, value = select(singles, lambda places: evaluate(mean([candidates[i] for i in places])))
+    return Soup(mean([candidates[i] for i in members]), members, value, singles)
+
+
+def select(singles: Sequence[float], evaluate: Callable[[tuple[int, ...]], float]) -> tuple[tuple[int, ...], float]:
+    """The greedy choice: places in the order they joined, and the value of their mean.
+
+    `singles` is what each candidate is worth alone; `evaluate` says what the mean of the candidates at some places is.
+    """
+    first, *others = sorted(range(len(singles)), key=lambda i: -singles[i])
+    members: tuple[int, ...] = (first,)
+    value = singles[first]
+    for place in others:
+        if (found := evaluate((*members, place))) >= value:
+            members, value = (*members, place), found
+    return members, value
 
 
 def mean(candidates: Sequence[Weights]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ SPACE = {
 }
 NEEDS = ("taps",)
 NEEDS_BY = {"guide": {"source": "start", "teacher": "teacher"}}
+COMPARES = "maps"
 
 
 def loss(step: Step, *, beta: float, mode: str, guide: str) -> Tensor:  # ()

@@ -39,6 +39,7 @@ SPACE = {
 }
 NEEDS = ("taps",)
 NEEDS_BY = {"guide": {"source": "start", "teacher": "teacher"}}
+COMPARES = "middle"
 REGRESSOR = "regressor"
 
 

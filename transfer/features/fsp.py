@@ -35,6 +35,7 @@ SPACE = {
 }
 NEEDS = ("taps",)
 NEEDS_BY = {"guide": {"source": "start", "teacher": "teacher"}}
+COMPARES = "widths"
 
 
 def prepare(bench: Bench, *, share: float, lr: float, guide: str) -> dict[str, Tensor]:  # noqa: ARG001

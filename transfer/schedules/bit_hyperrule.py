@@ -28,6 +28,8 @@ from transfer.phase import OptimizerSpec, Outcome, Phase, Plan, Rebuilt, Site
 
 NEEDS = ("start",)
 CLASHES = ("regularizer",)
+IGNORES = ("optimizer.lr_head", "optimizer.inner_ratio", "optimizer.stage_decay", "optimizer.momentum",
+           "optimizer.warmup_frac", "data.mixup_alpha")  # fmt: skip
 DEMANDS = {"optimizer.name": ("sgd",)}
 
 BOUNDARIES = (0.3, 0.6, 0.9)

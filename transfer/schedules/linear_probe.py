@@ -14,6 +14,8 @@ from transfer.phase import Outcome, Phase, Plan
 
 NEEDS = ("start",)
 DEMANDS = {"head.kind": ("linear",)}
+IGNORES = ("optimizer", "batch_norm", "steps", "data.batch_size", "data.augmentation", "data.flip", "data.views",
+           "data.mixup_alpha", "data.label_smoothing")  # fmt: skip
 CLASHES = ("surgery", "feature", "distillation", "regularizer", "averaging", "sampling")
 
 

@@ -18,7 +18,7 @@ from intake.packs import Pack
 from transfer import evaluate
 from transfer.views import Items, Pictures
 
-OBJECTIVES = ("accuracy", "log_loss", "macro_f1", "balanced_accuracy")
+OBJECTIVES = ("accuracy", "log_loss", "macro_f1", "balanced_accuracy", "auc")
 SPACE: dict[str, Range] = {
     "head.kind": Choice(options=("linear", "mlp"), default="linear"),
     "optimizer.name": Choice(options=("sgd", "adamw"), default="sgd"),
@@ -33,9 +33,24 @@ SPACE: dict[str, Range] = {
     "data.augmentation": FloatRange(low=0.0, high=1.0, default=0.5),
     "data.flip": Choice(options=(True, False), default=True),
     "data.mixup_alpha": Choice(options=(0.0, 0.1, 0.2), default=0.0),
+    "data.views": IntRange(low=0, high=64, default=0),
+    "data.fraction": FloatRange(low=0.05, high=1.0, default=1.0),
     "data.label_smoothing": Choice(options=(0.0, 0.1), default=0.0),
     "steps": IntRange(low=1, high=80_000, log=True, default=500),
 }
+# Where a job may go beyond what is worth searching unasked.
+LEGAL: dict[str, Range] = {
+    "optimizer.lr_head": FloatRange(low=1e-6, high=10.0, log=True, default=1e-2),
+    "optimizer.inner_ratio": FloatRange(low=0.0, high=10.0, default=0.1),
+    "optimizer.stage_decay": FloatRange(low=0.1, high=1.0, default=1.0),
+    "optimizer.momentum": FloatRange(low=0.0, high=0.999, default=0.9),
+    "data.batch_size": IntRange(low=2, high=1024, log=True, default=32),
+    "data.mixup_alpha": FloatRange(low=0.0, high=2.0, default=0.0),
+    "data.label_smoothing": FloatRange(low=0.0, high=0.5, default=0.0),
+}
+
+
+VIEWS_SEED = 20_181_021  # of all views that trials share
 
 
 class Problem:
@@ -52,15 +67,29 @@ class Problem:
         return self._pictures.evaluation(items)
 
     def training_inputs(self, items: Items, seed: int, epoch: int, data: DataTreatment) -> Tensor:
+        view = view_of(seed, epoch, data)
+        if view is not None and data.views:
+            return self.view(items, view, data)
         return self._pictures.training(items, seed, epoch, augmentation=data.augmentation, flip=data.flip)
+
+    def view(self, items: Items, view: int, data: DataTreatment) -> Tensor:
+        """One of the `data.views` looks of each item, the same in every trial: what follows from it can be shared."""
+        return self._pictures.training(items, VIEWS_SEED, view, augmentation=data.augmentation, flip=data.flip)
 
     def targets(self, items: Items) -> Tensor:  # (B,)
         return self._labels[torch.from_numpy(items)]
 
 
-def fixed_views(data: DataTreatment) -> bool:
-    """Whether an item looks the same in every epoch: then activations of frozen stages need computing only once."""
-    return data.augmentation == 0 and not data.flip and data.mixup_alpha == 0
+def n_looks(data: DataTreatment) -> int:
+    """How many different looks an item has: of so few, activations of frozen stages can be kept. 0: no end of them."""
+    if data.mixup_alpha > 0:
+        return 0
+    return 1 if data.augmentation == 0 and not data.flip else data.views
+
+
+def view_of(seed: int, epoch: int, data: DataTreatment) -> int | None:
+    """Which look the items have in an epoch of a trial; None: evaluation pixels. Trials begin with different ones."""
+    return None if data.augmentation == 0 and not data.flip else (seed + epoch) % max(1, data.views)
 
 
 def mix(inputs: Tensor, targets: Tensor, share: float, n_classes: int) -> tuple[Tensor, Tensor]:

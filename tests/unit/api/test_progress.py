@@ -24,12 +24,16 @@ def test_share_is_the_larger_of_the_two() -> None:
     assert spent_share(Budget(trials=10, wall_s=100), 4, 25) == 0.4
     assert spent_share(Budget(trials=10, wall_s=100), 4, 90) == 0.9
     assert spent_share(Budget(trials=2), 5, 0) == 1
+    assert spent_share(Budget(trials=10, device_s=50), 4, 25, 30) == 0.6
 
 
 def test_time_left_is_the_smaller_guess() -> None:
     assert left_s(Budget(trials=10), 0, 0, None) is None
     assert left_s(Budget(trials=10), 0, 0, {"s_per_trial": 3.0}) == 30
     assert left_s(Budget(trials=10), 4, 20, None) == 30  # 5 s each, 6 to go
+    assert left_s(Budget(trials=10), 4, 20, {"finish_s": 7.0}) == 37  # and the bundle
+    assert left_s(Budget(device_s=100), 4, 20, None, 40) == 30  # 60 s of training, two at a time
+    assert left_s(Budget(trials=10, target=0.9, patience=3), 4, 20, None) == 30  # what nobody can foretell
     assert left_s(Budget(trials=10), 1, 2, {"s_per_trial": 30.0}) == 270  # the first was a linear probe
     assert left_s(Budget(trials=10), 4, 20, {"s_per_trial": 30.0}) == 30
     assert left_s(Budget(trials=10, wall_s=45), 4, 20, None) == 25

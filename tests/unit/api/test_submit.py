@@ -41,10 +41,17 @@ def options(spec: JobSpec, path: str) -> tuple[Any, ...]:
         ({"budget": {"trials": 10**9}}, 422, "validation_error"),
         ({"budget": {"wall_s": -1}}, 422, "validation_error"),
         ({"budget": {"trials": 1.5}}, 422, "validation_error"),
-        ({"budget": None}, 422, "validation_error"),
+        ({"budget": {"trials": 3, "patience": 0}}, 422, "validation_error"),
+        ({"budget": {"trials": 3, "target": 1.5}, "objective": "accuracy"}, 422, "bad_target"),
+        ({"budget": {"trials": 3, "target": -0.5}, "objective": "log_loss"}, 422, "bad_target"),
+        ({"budget": {"target": "high"}}, 422, "validation_error"),
+        ({"budget": {"patience": 0}}, 422, "validation_error"),
+        ({"preset": "perfect"}, 422, "validation_error"),
+        ({"space": {"regularizer.l1_sp.alpha": 0.001}}, 422, "part_not_searched"),
         ({"colour": 1}, 422, "validation_error"),
         ({"name": "a\u0007"}, 422, "validation_error"),
         ({"sampler": "astrology"}, 422, "validation_error"),
+        ({"sampler": "cmaes", "objectives": ["accuracy", "size_bytes"]}, 422, "sampler_one_objective"),
         ({"pruner": "axe"}, 422, "validation_error"),
         ({"objective": "fame"}, 422, "validation_error"),
         ({"n_folds": 9}, 422, "validation_error"),
@@ -56,6 +63,8 @@ def options(spec: JobSpec, path: str) -> tuple[Any, ...]:
         ({"sources": ["src_0123456789abcdef"]}, 404, "source_not_found"),
         ({"sources": ["job_0123456789abcdef"]}, 404, "job_not_found"),
         ({"sources": ["../../etc/passwd"]}, 422, "bad_source"),
+        ({"learn_from": "installation"}, 422, "history_not_pooled"),
+        ({"learn_from": "everybody"}, 422, "validation_error"),
         ({"teacher": "somebody"}, 422, "bad_teacher"),
         ({"teacher": "../../etc/passwd"}, 422, "bad_teacher"),
         ({"teacher": "torchvision:resnet9000"}, 422, "unknown_backbone"),
@@ -263,6 +272,37 @@ def test_a_network_of_another_structure_teaches_but_is_no_source(house: House, p
     assert spec.teacher is not None
     assert spec.teacher.recipe is not None
     assert name in {part.name for part in spec.teacher.recipe.parts.values()}
+
+
+FSP = {"feature": "fsp", "feature.fsp.guide": "teacher"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sources"),
+    [("a job", ["torchvision:mobilenet_v2"]), ("torchvision:resnet50", ["torchvision:resnet18"]),
+     ("best", ["torchvision:resnet18", "torchvision:mobilenet_v2"]),
+     ("ensemble", ["torchvision:resnet18", "torchvision:mobilenet_v2"])],
+)  # fmt: skip
+def test_fsp_with_a_teacher_of_other_widths_is_refused_with_the_widths(
+    house: House, teacher: str, sources: list[str]
+) -> None:
+    ref = house.add_job("COMPLETE") if teacher == "a job" else teacher
+    found = check_problem(
+        ask(house, teacher=ref, sources=sources, space=FSP, budget={"trials": 9}), 422, "recipe_refused"
+    )
+    assert {r["code"] for r in found["refusals"]} == {"guide_differs"}
+    assert "maps of equal widths" in found["detail"]
+    assert "512" in found["detail"], "the widths of resnet18's last maps are told"
+
+
+def test_fsp_with_a_teacher_of_its_widths_is_taken_and_the_source_guides_where_the_teacher_cannot(house: House) -> None:
+    teacher = house.add_job("COMPLETE")  # a resnet18
+    spec = spec_of(house, teacher=teacher, sources=["torchvision:resnet34"], space=FSP)
+    assert options(spec, "feature.fsp.guide") == ("teacher",)
+    spec = spec_of(house, teacher=teacher, sources=["torchvision:mobilenet_v2"], space={"feature": "fsp"})
+    assert options(spec, "feature.fsp.guide") == ("source",)
+    both = spec_of(house, teacher=teacher, sources=["torchvision:resnet34", "torchvision:mobilenet_v2"], space=FSP)
+    assert options(both, "source") == ("torchvision:resnet34",), "the other one is never proposed"
 
 
 def test_a_teacher_of_other_classes_is_refused(house: House) -> None:

@@ -51,7 +51,8 @@ def test_anchors_are_the_linear_probe_plain_fine_tuning_and_l2_sp_in_that_order(
 
 def test_from_scratch_nothing_is_transferred() -> None:
     spec = spec_of(SCRATCH)
-    assert not {"optimizer.inner_ratio", "regularizer.l2_sp.alpha"} & set(spec.space.paths)
+    absent = {"optimizer.inner_ratio", "regularizer.l2_sp.alpha", "schedule.freeze.depth", "batch_norm"}
+    assert not absent & set(spec.space.paths)
     recipe = spec.recipe(at_defaults(spec, SCRATCH.ref), seed=0)
     assert recipe.optimizer.inner_ratio == 1.0
     assert recipe.regularizer is not None
@@ -61,9 +62,95 @@ def test_from_scratch_nothing_is_transferred() -> None:
 def test_inner_ratio_is_searched_for_the_transferred_sources_alone() -> None:
     scratch = ResolvedSource(ref="scratch:resnet18", backbone="resnet18", kind="scratch")
     spec = spec_of(scratch, RESNET)
-    inner = next(d for d in spec.space.dimensions if d.path == "optimizer.inner_ratio")
-    assert inner.active({"source": RESNET.ref})
-    assert not inner.active({"source": scratch.ref})
+    plain = {"schedule": "freeze"}
+    for path in ("optimizer.inner_ratio", "batch_norm", "schedule.freeze.depth"):
+        dimension = next(d for d in spec.space.dimensions if d.path == path)
+        assert dimension.active({**plain, "source": RESNET.ref})
+        assert not dimension.active({**plain, "source": scratch.ref})
+    recipes = [spec.recipe(at_defaults(spec, s.ref), seed=0) for s in spec.sources]
+    assert [r.batch_norm for r in recipes] == ["train", "eval"], "the statistics of nothing are no statistics"
+
+
+# The twelve of the recommended space: backbone, method, two rates, momentum, two strengths, depth, steps and three of
+# the data; and two more, whose best value is a property of the pictures.
+TWELVE = {
+    "source", "regularizer", "optimizer.lr_head", "optimizer.inner_ratio", "optimizer.momentum",
+    "regularizer.l2_sp.beta", "regularizer.l2_sp.alpha", "schedule.freeze.depth", "steps", "data.resolution",
+    "data.mixup_alpha", "data.batch_size",
+}  # fmt: skip
+
+
+def test_twelve_dimensions_are_searched_by_default_and_two_of_the_pictures() -> None:
+    spec = spec_of(RESNET, MOBILENET)
+    values = at_defaults(spec, RESNET.ref)
+    free = {d.path for d in spec.space.dimensions if d.active(values) and len(getattr(d.range, "options", "ab")) > 1}
+    assert free == TWELVE | {"data.augmentation", "data.flip"}
+
+
+def test_a_setting_is_searched_only_beside_schedules_that_heed_it() -> None:
+    spec = spec_of(RESNET, schedule=["freeze", "linear_probe", "bit_hyperrule"])
+    active = {
+        name: {d.path for d in spec.space.dimensions if d.active({**at_defaults(spec, RESNET.ref), "schedule": name})}
+        for name in ("freeze", "linear_probe", "bit_hyperrule")
+    }
+    rates = {"optimizer.lr_head", "optimizer.inner_ratio", "optimizer.momentum", "data.mixup_alpha"}
+    assert rates | {"steps", "data.batch_size"} <= active["freeze"]
+    assert not rates & active["bit_hyperrule"]
+    assert {"steps", "data.batch_size"} <= active["bit_hyperrule"]
+    assert "data.resolution" in active["linear_probe"]
+    assert not (rates | {"steps", "data.batch_size", "data.flip"}) & active["linear_probe"]
+    alone = spec_of(RESNET, schedule="linear_probe")
+    assert "steps" in alone.space.fixed, "nothing to search, and a value for the anchors"
+
+
+def test_momentum_is_of_sgd_alone() -> None:
+    both = spec_of(RESNET, optimizer__name=["sgd", "adamw"])
+    momentum = next(d for d in both.space.dimensions if d.path == "optimizer.momentum")
+    assert [momentum.active({"optimizer.name": name}) for name in ("sgd", "adamw")] == [True, False]
+    rate = range_of(both, "optimizer.lr_head")
+    assert (rate.low, rate.high) == (1e-5, 1e-1)
+    assert "optimizer.momentum" not in {d.path for d in spec_of(RESNET, optimizer__name="adamw").space.dimensions}
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("optimizer.lr_head", {"low": 1e-5, "high": 0.5}), ("optimizer.momentum", {"low": 0.5, "high": 0.99}),
+        ("data.batch_size", [8, 256]), ("data.resolution", [256, 288]), ("steps", {"low": 10, "high": 20_000}),
+        ("data.mixup_alpha", [0, 0.4]), ("optimizer.inner_ratio", [0, 1, 3]), ("data.label_smoothing", 0.05),
+        ("batch_norm", ["train", "eval", "frozen"]), ("head.kind", "mlp"), ("optimizer.grad_clip", {"high": 5}),
+        ("regularizer", ["l2", "l1_sp", "gl_sp"]), ("regularizer.l2_sp.scope", "all"), ("averaging", ["none", "swa"]),
+    ],
+)  # fmt: skip
+def test_a_job_goes_beyond_the_default_space_wherever_that_is_legal(path: str, wanted: Any) -> None:
+    spec = spec_of(RESNET, **{path.replace(".", "__"): wanted})
+    values = at_defaults(spec, RESNET.ref)
+    assert spec.refusals(spec.recipe(values, seed=0), catalogue()) == []
+    if isinstance(wanted, dict):
+        assert range_of(spec, path).high == wanted["high"]
+    elif isinstance(wanted, list):
+        assert list(range_of(spec, path).options) == wanted
+    else:
+        assert values[path] == wanted
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "said"),
+    [
+        ({"optimizer__lr_head": {"high": 50}}, "bad_dimension", "<= high <= 10"),
+        ({"data__resolution": 250}, "bad_dimension", "224, 256"),
+        ({"data__batch_size": 4096}, "bad_dimension", "from 2 to 1024"),
+        ({"schedule__freeze__depth": 6}, "bad_dimension", "from 0 to 5"),
+        ({"regularizer__l2_sp__alpha": 3}, "bad_dimension", "from 0.0001 to 1"),
+        ({"regularizer__l1_sp__alpha": 1e-3}, "part_not_searched", "regularizer=l1_sp"),
+        ({"regularizer": {"low": 1}}, "bad_dimension", "the name of a part"),
+    ],
+)  # fmt: skip
+def test_beyond_what_is_legal_it_is_told_where_that_ends(overrides: dict[str, Any], code: str, said: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        spec_of(RESNET, **overrides)
+    assert refused.value.code == code
+    assert said in refused.value.detail
 
 
 def test_the_step_rule_follows_the_size_of_the_dataset() -> None:

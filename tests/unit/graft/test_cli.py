@@ -11,8 +11,8 @@ from typer import BadParameter
 from typer.testing import CliRunner
 
 from graft.cli.app import app
+from graft.cli.given import parse_fixes, parse_limits, parse_options
 from graft.cli.memory import Remembered, recall, remember
-from graft.cli.train import parse_fixes, parse_options
 
 JOB = {
     "id": "job_1", "name": "photos", "dataset_id": "ds_1", "state": "RUNNING", "spec": {"objective": "log_loss"},
@@ -112,6 +112,15 @@ def test_options_are_numbers_words_or_json() -> None:
     for wrong in ("seed", "=1", "seed="):
         with pytest.raises(BadParameter):
             parse_options([wrong])
+
+
+def test_limits_are_a_name_a_sign_and_a_number() -> None:
+    assert parse_limits(["latency_ms<=20", "macro_f1 >= 0.8", "size_bytes<=5e6"]) == {
+        "latency_ms": {"at_most": 20}, "macro_f1": {"at_least": 0.8}, "size_bytes": {"at_most": 5e6},
+    }  # fmt: skip
+    for wrong in ("latency_ms", "latency_ms<20", "latency_ms<=fast", "<=20", "flip<=true"):
+        with pytest.raises(BadParameter):
+            parse_limits([wrong])
 
 
 def test_other_options_are_another_dataset(tmp_path: Path) -> None:

@@ -65,12 +65,35 @@ def test_the_account_holds_every_honest_number() -> None:
     text = "\n".join(account(job))
     for needed in (
         "0.931 [0.905, 0.953] (95 % interval) on 846 images", "fine tuning", "+0.041 [+0.020, +0.060]",
-        "The search beat plain fine-tuning by 4.1 points.", "Trial 5 was best of 12 by accuracy on val: 0.9500",
-        "2 min 10 s", "+0.0190", "looked at 2 times", "stopped by: user",
+        "The search beat plain fine-tuning by 4.1 points.", "This is trial 5, of 12 trials; accuracy on val: 0.9500",
+        "2 min 10 s", "+0.0190", "looked at 2 times", "The search ended because it was told to.",
     ):  # fmt: skip
         assert needed in text
     assert objective(job) == ("accuracy", True)
     assert "no result" in account(read(Job, {**FACTS, "result": None, "state": "FAILED"}))[0]
+
+
+def test_the_account_of_a_combination_says_what_it_is_made_of_and_why() -> None:
+    combined = {"kind": "ensemble", "numbers": [5, 2], "val": 0.97, "best_single": 0.95, "taken": True, "why": "better"}
+    told = {"summary": ["Trial 5 was best.", "The ensemble was handed back."], "combined": [combined]}
+    text = "\n".join(account(read(Job, {**FACTS, "result": {**RESULT, **told}})))
+    assert "This is an ensemble of trials 5, 2, of 12 trials" in text
+    assert "- Trial 5 was best.\n- The ensemble was handed back." in text
+
+
+def test_the_account_shows_the_front_and_marks_the_one_that_was_taken() -> None:
+    front = [
+        {"trial_id": "tr_7", "number": 7, "values": {"accuracy": 0.96, "latency_ms": 31.416, "size_bytes": 44.7e6}},
+        {"trial_id": "tr_5", "number": 5, "values": {"accuracy": 0.95, "latency_ms": 7.5, "size_bytes": 5e6},
+         "chosen": True},
+    ]  # fmt: skip
+    lines = account(read(Job, {**FACTS, "result": {**RESULT, "front": front}}))
+    at = next(place for place, line in enumerate(lines) if line.startswith("The front"))
+    assert [line.split() for line in lines[at + 1 : at + 4]] == [
+        ["trial", "accuracy", "latency_ms", "size_bytes"],
+        ["7", "0.9600", "31.4", "ms", "44.7", "MB"],
+        ["*", "5", "0.9500", "7.5", "ms", "5.0", "MB"],
+    ]
 
 
 def test_a_probe_has_no_learning_rate() -> None:
@@ -167,7 +190,7 @@ def test_every_kind_of_event_has_words() -> None:
     assert event_line(Event(4, "trial.report", {"number": 3, "share": 0.25, "value": None})) == "trial 3 25 %"
     assert event_line(Event(5, "job.best", {"number": 3, "value": 0.5})) == "best so far: trial 3, val 0.5000"
     estimate = {"s_per_trial": 15.67, "memory_bytes": 839794688, "device": "cpu", "sources": []}
-    assert event_line(Event(6, "job.estimate", estimate)) == "a trial takes about 16 s on cpu, 839.8 MB of memory"
+    assert event_line(Event(6, "job.estimate", estimate)) == "a trial takes about 16 s on cpu; 839.8 MB of memory"
     result = {"best_number": 3, "test_accuracy": {"value": 0.97}}
     assert event_line(Event(6, "job.result", result)) == "result: trial 3, test accuracy 0.9700"
     assert event_line(Event(6, "of.the.future", {"a": 1})) == "of.the.future a 1"

@@ -1,8 +1,10 @@
 import pytest
+import torch
 
 from domain.catalogue import BackboneFacts
 from models.build import members
 from models.facts import backbone_facts
+from models.network import pool
 
 FACTS = {facts.name: facts for facts in backbone_facts()}
 CONV, HEADED = ("taps", "conv", "conv3x3"), ("source_head", "double_backward")
@@ -86,3 +88,25 @@ def test_native_resolution_is_offered() -> None:
         assert facts.preprocessing.crop in facts.resolutions
         assert min(facts.resolutions) >= facts.min_resolution
         assert BackboneFacts.model_validate_json(facts.model_dump_json()) == facts
+
+
+def test_widths_of_the_taps() -> None:
+    """By the papers: basic blocks of 64 to 512 channels, bottlenecks four times as wide, one width in a transformer."""
+    assert FACTS["resnet18"].tap_widths == FACTS["resnet34"].tap_widths == (64, 64, 128, 256, 512)
+    assert FACTS["resnet50"].tap_widths == (64, 256, 512, 1024, 2048)
+    assert FACTS["vit_b_16"].tap_widths == (768,) * 5
+    assert FACTS["smallnet"].tap_widths == (32, 64, 128)
+    assert all(len(facts.tap_widths) == len(facts.taps) for facts in FACTS.values())
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_network_takes_the_ends_of_what_a_job_may_ask_for(name: str) -> None:
+    sides = FACTS[name].legal_resolutions
+    assert set(FACTS[name].resolutions) <= set(sides)
+    with torch.device("meta"):
+        anatomy = members()[name].anatomy()
+    for side in {sides[0], sides[-1], 288}:
+        activation = torch.empty(1, 3, side, side, device="meta")
+        for stage in anatomy.stages.values():
+            activation = stage.eval()(activation)
+        assert pool(activation).shape == (1, FACTS[name].feature_dim)

@@ -1,4 +1,5 @@
 from contextlib import suppress
+from functools import partial
 from itertools import product
 
 import pytest
@@ -139,7 +140,7 @@ def test_pausing_stops_the_clock_and_resuming_goes_on_where_it_was(engine: Engin
 def test_what_is_over_is_neither_paused_nor_resumed_nor_extended(sqlite_engine: Engine, state: str) -> None:
     with transaction(sqlite_engine) as session:
         job = add_job(session, add_dataset(session, add_workspace(session)), state)
-        for ask in (jobs.pause, jobs.resume, jobs.extend_budget):
+        for ask in (jobs.pause, jobs.resume, partial(jobs.extend_budget, more={"trials": 99})):
             with pytest.raises(Conflict, match="wrong_state"):
                 ask(session, job.workspace_id, job.id)
 
@@ -176,16 +177,22 @@ def test_what_has_ended_by_itself_cannot_be_cancelled(sqlite_engine: Engine, sta
 
 
 def test_a_budget_can_only_grow(engine: Engine) -> None:
+    left = {"trials": 5, "wall_s": None, "device_s": 60.0, "target": 0.2, "patience": None}
     with transaction(engine) as session:
-        job = add_job(session, add_dataset(session, add_workspace(session)), budget={"trials": 5, "wall_s": None})
-        for wrong in ({"trials": 4}, {"wall_s": 60.0}, {"trials": 10_001}):
+        dataset = add_dataset(session, add_workspace(session))
+        job = add_job(session, dataset, budget=left, objective={"name": "log_loss"})
+        wrong: list[dict[str, float]] = [
+            {"trials": 4}, {"wall_s": 60.0}, {"trials": 10_001}, {"device_s": 59.0}, {"patience": 3},
+            {"target": 0.3}, {"target": -1.0},
+        ]  # fmt: skip
+        for more in wrong:
             with pytest.raises(Invalid):
-                jobs.extend_budget(session, job.workspace_id, job.id, **wrong)  # type: ignore[arg-type]
-        jobs.extend_budget(session, job.workspace_id, job.id, trials=9)
-        jobs.extend_budget(session, job.workspace_id, job.id, trials=9)  # the same again is no news
-        assert job.spec["budget"] == {"trials": 9, "wall_s": None}
+                jobs.extend_budget(session, job.workspace_id, job.id, more)
+        jobs.extend_budget(session, job.workspace_id, job.id, {"trials": 9, "target": 0.1})
+        jobs.extend_budget(session, job.workspace_id, job.id, {"trials": 9})  # the same again is no news
+        assert job.spec["budget"] == left | {"trials": 9, "target": 0.1}
         told = [e.body for e in since(session, job.id) if e.kind == "job.budget"]
-        assert told == [{"trials": 9, "wall_s": None}]
+        assert told == [left | {"trials": 9, "target": 0.1}]
 
 
 def test_what_an_unfinished_job_needs_is_told_by_name(engine: Engine) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toys import make_order, make_recipe, train
+from tests.toys import make_order, make_recipe, train, write_pack
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")]
 
@@ -38,3 +38,20 @@ def test_it_trains_in_bfloat16_with_views_cut_on_the_device(
     order = make_order(make_recipe(**CASES[name]), pack, source, tmp_path, device="cuda", precision="bfloat16")
     fit, _ = train(order)
     assert fit.outcome("tr_1").state == "COMPLETE", fit.outcome("tr_1").error
+
+
+def test_the_facts_of_a_network_are_measured_there(pack: Path, source: Path, tmp_path: Path) -> None:
+    names = ("latency_ms", "latency_batch_ms", "size_bytes", "source_accuracy")
+    related = write_pack(tmp_path / "related", n_classes=7)
+    found = []
+    for device in ("cpu", "cuda"):
+        order = make_order(
+            make_recipe(schedule=("linear_probe", {})), pack, source, tmp_path / device, device=device,
+            source_pack=related,
+        )  # fmt: skip
+        asked = order.trials[0].model_copy(update={"measure": names})
+        outcome = train(order.model_copy(update={"trials": (asked,)}))[0].outcome("tr_1")
+        assert outcome.state == "COMPLETE", outcome.error
+        assert all(outcome.metrics[name] > 0 for name in names[:3])
+        found.append((outcome.metrics["size_bytes"], outcome.metrics["source_accuracy"]))
+    assert found[0] == found[1]

@@ -42,8 +42,30 @@ def test_metrics_agree_with_scikit_learn(answers) -> None:
     )
     recalls = reference.recall_score(targets, predicted, labels=range(4), average="macro")
     assert evaluate.balanced_accuracy(logits, targets) == pytest.approx(recalls)
+    ones = [reference.roc_auc_score(targets == c, chances[:, c]) for c in range(4)]
+    assert evaluate.auc(logits, targets) == pytest.approx(np.mean(ones))
     table = reference.confusion_matrix(targets, predicted, labels=range(5))
     assert (evaluate.confusion(logits, targets) == table).all()
+
+
+def test_auc_agrees_with_scikit_learn_for_all_classes_and_for_two() -> None:
+    rng = np.random.default_rng(8)
+    targets = np.arange(90) % 3
+    logits = rng.normal(0, 2, (90, 3))
+    chances = torch.from_numpy(logits).softmax(1).numpy()
+    assert evaluate.auc(logits, targets) == pytest.approx(
+        reference.roc_auc_score(targets, chances, multi_class="ovr", average="macro")
+    )
+    two, pairs = targets[targets < 2], np.round(logits[targets < 2][:, :2])  # many ties
+    assert evaluate.auc(pairs, two) == pytest.approx(reference.roc_auc_score(two, pairs[:, 1] - pairs[:, 0]))
+
+
+def test_auc_by_hand() -> None:
+    # Class 0: two of three pairs in order and one tied, (2 + 1/2) / 3; class 1 is its mirror.
+    logits = np.array([[2.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    assert evaluate.auc(logits, np.array([0, 0, 0, 1])) == pytest.approx(2.5 / 3)
+    assert evaluate.auc(logits, np.zeros(4, int)) == 0.5
+    assert evaluate.auc(np.zeros((0, 2)), np.zeros(0, int)) == 0.5
 
 
 def test_log_loss_of_even_logits_is_the_logarithm_of_the_classes() -> None:

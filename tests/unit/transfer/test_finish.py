@@ -1,6 +1,5 @@
 """The end of a job on real scans: two trained networks meet test, and the better one becomes a bundle."""
 
-import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -8,75 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import torch
-from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score
 
-from domain.catalogue import Preprocessing
-from domain.dataset import Statistics
 from domain.errors import Invalid
-from domain.job import AnchorResult, Budget, Interval, Objective
-from domain.lot import DataFacts, FinishCandidate, FinishOrder, FinishOutcome, SearchFacts
-from domain.recipe import DataTreatment, Recipe
+from domain.job import AnchorResult, FrontPoint, Interval
+from domain.lot import FinishCandidate, FinishOrder, FinishOutcome
+from domain.recipe import Recipe
 from intake.packs import open_pack
-from models.build import build
-from models.weights import save_weights
-from transfer.evaluate import PixelNetwork, evaluation_pixels, predict
+from tests.unit.transfer.scans import order_of, train, write_pack
+from transfer.evaluate import evaluation_pixels
 from transfer.finish import finish, licence_note, verdict
-
-CLASSES = ("nought", "one", "two")
-HALVES = Preprocessing(resize=16, crop=16, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-COUNTS = {"train": 60, "val": 40, "test": 80}
-
-
-def write_pack(folder: Path, side: int) -> Path:
-    """Scans of 0, 1, 2 at `side` pixels, in classes of the same size."""
-    folder.mkdir()
-    scans, labels = load_digits(n_class=3, return_X_y=True)
-    n = sum(COUNTS.values())
-    grey = (scans[:n].reshape(-1, 8, 8) * 15.9).astype(np.uint8)
-    pixels = np.kron(grey, np.ones((1, side // 8, side // 8), np.uint8))[..., None].repeat(3, 3)
-    split = np.repeat(np.array([0, 1, 2], np.int8), list(COUNTS.values()))
-    for name, array in {"pixels": pixels, "labels": labels[:n].astype(np.int64), "split": split, "fold": split}.items():
-        np.save(folder / f"{name}.npy", array)
-    facts = {
-        "n": n,
-        "canvas": side,
-        "resize": side,
-        "crop": side,
-        "interpolation": "bilinear",
-        "classes": CLASSES,
-        "content_hash": "0",
-    }
-    ids = [hashlib.sha256(g.tobytes() + bytes([i % 256])).hexdigest() for i, g in enumerate(grey)]
-    (folder / "pack.json").write_text(json.dumps(facts | {"ids": ids}))
-    return folder
-
-
-def train(folder: Path, name: str, pack_folder: Path, steps: int, number: int, anchor: str | None) -> FinishCandidate:
-    pack = open_pack(pack_folder)
-    network = build("tiny_smallnet", n_classes=3, seed=number)
-    pixel_network = PixelNetwork(network, HALVES).train()
-    rows = np.flatnonzero(pack.split == 0)
-    pixels, targets = torch.from_numpy(evaluation_pixels(pack, rows)), torch.from_numpy(np.asarray(pack.labels[rows]))
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(pixel_network(pixels), targets).backward()
-        optimizer.step()
-    save_weights(network.state_dict(), folder / f"{name}.safetensors")
-    val = np.flatnonzero(pack.split == 1)
-    logits, truth = predict(pixel_network, pack, val), np.asarray(pack.labels[val])
-    np.savez(folder / f"{name}.npz", logits=logits, targets=truth)
-    return FinishCandidate(
-        trial_id=f"tr_{number}", number=number, anchor=anchor, weights=str(folder / f"{name}.safetensors"),
-        predictions=str(folder / f"{name}.npz"), pack=str(pack_folder),
-        value=float(accuracy_score(truth, logits.argmax(1))),
-        recipe=Recipe(
-            task="classification", source="scratch:tiny_smallnet", backbone="tiny_smallnet", steps=max(steps, 1),
-            data=DataTreatment(resolution=pack.crop),
-        ),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +24,7 @@ def order(tmp_path_factory) -> FinishOrder:
     folder = tmp_path_factory.mktemp("finish")
     winner = train(folder, "winner", write_pack(folder / "pack16", 16), 25, 5, None)
     anchor = train(folder, "anchor", write_pack(folder / "pack32", 32), 2, 0, "fine_tune")  # another resolution
-    per_class = {name: {"train": 20, "val": 13, "test": 27} for name in CLASSES}
-    statistics = Statistics(
-        n_items=180, n_classes=3, per_split=COUNTS, per_class=per_class,
-        width_quantiles=(8,) * 5, height_quantiles=(8,) * 5,
-    )  # fmt: skip
-    return FinishOrder(
-        job_id="job_1", job_name="scans | <b>of digits</b>", task="classification", classes=CLASSES,
-        objective=Objective(name="accuracy"), winner=winner, anchors=(anchor,), licence="unknown", n_test_looks=2,
-        data=DataFacts(
-            dataset_id="ds_1", name="digits", content_hash="abc", statistics=statistics, n_findings=1,
-            findings={"near_duplicate": 1},
-        ),
-        search=SearchFacts(
-            n_trials=6, by_state={"COMPLETE": 5, "PRUNED": 1}, budget=Budget(trials=6), sampler="tpe",
-            pruner="median", seed=0, cost_s=12, elapsed_s=20,
-        ),
-        scratch=str(folder / "scratch"),
-    )  # fmt: skip
+    return order_of(folder, winner, anchor)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +61,7 @@ def test_the_anchor_is_compared_item_by_item(outcome: FinishOutcome) -> None:
     assert "fine_tune" in outcome.result.verdict
     assert set(outcome.tests) == {"tr_0", "tr_5"}
     assert outcome.tests["tr_0"]["accuracy"] == anchor.test_accuracy.value
-    assert set(outcome.tests["tr_5"]) == {"accuracy", "log_loss", "macro_f1", "balanced_accuracy", "ece"}
+    assert set(outcome.tests["tr_5"]) == {"accuracy", "log_loss", "macro_f1", "balanced_accuracy", "auc", "ece"}
 
 
 def test_the_card_states_what_it_must(outcome: FinishOutcome) -> None:
@@ -158,6 +81,25 @@ def test_the_card_states_what_it_must(outcome: FinishOutcome) -> None:
     assert "None" not in card
 
 
+def test_the_card_shows_the_front_and_what_was_measured(order: FinishOrder, tmp_path: Path) -> None:
+    facts = {"latency_ms": 3.14159, "size_bytes": 45061.0, "source_accuracy": 0.5}
+    front = tuple(
+        FrontPoint(trial_id=c.trial_id, number=c.number, values={"accuracy": c.value, "latency_ms": 2.0 + c.number})
+        for c in (order.winner, order.anchors[0])
+    )
+    winner = order.winner.model_copy(update={"measured": facts})
+    asked = order.model_copy(update={"winner": winner, "front": front, "scratch": str(tmp_path / "s")})
+    outcome = finish(FinishOrder.model_validate_json(asked.model_dump_json()))
+    assert [(p.number, p.chosen) for p in outcome.result.front] == [(5, True), (0, False)]
+    assert any("2 trials are on the front of accuracy and latency_ms" in s for s in outcome.result.summary)
+    with zipfile.ZipFile(outcome.bundle) as archive:
+        card = archive.read("model_card.md").decode()
+    assert "| trial | accuracy | latency_ms |" in card
+    assert f"| 5, taken | {order.winner.value:.4g} | 7 |" in card
+    for told in ("one image in 3.14 ms", "weights of 45,061 bytes", "50.0% of the source dataset's test images"):
+        assert told in card
+
+
 def test_an_anchor_that_wins_is_said_to(order: FinishOrder, tmp_path: Path) -> None:
     winner = order.winner.model_copy(update={"anchor": "linear_probe"})
     again = order.model_copy(
@@ -174,6 +116,11 @@ def test_no_test_items_no_account(order: FinishOrder, tmp_path: Path) -> None:
     bare = order.model_copy(update={"winner": order.winner.model_copy(update={"pack": str(folder)})})
     with pytest.raises(Invalid, match="test split has no items"):
         finish(bare)
+
+
+def candidate(trial_id: str) -> FinishCandidate:
+    recipe = Recipe(task="classification", source="scratch:tiny_smallnet", backbone="tiny_smallnet")
+    return FinishCandidate(trial_id=trial_id, number=5, recipe=recipe, weights="", pack="", value=0.9)
 
 
 def anchor_result(name: str, low: float, value: float, high: float) -> AnchorResult:
@@ -196,14 +143,16 @@ def anchor_result(name: str, low: float, value: float, high: float) -> AnchorRes
 )
 def test_verdict(lifts: list[tuple[float, float, float]], beginning: str) -> None:
     anchors = tuple(anchor_result(f"a{n}", *lift) for n, lift in enumerate(lifts))
-    assert verdict("tr_winner", anchors, n_searched=3).startswith(beginning)
+    assert verdict(candidate("tr_winner"), anchors, n_searched=3).startswith(beginning)
 
 
 def test_licence_note_says_what_is_known(order: FinishOrder) -> None:
     recipe = order.winner.recipe.model_copy(update={"source": "torchvision:resnet18"})
     known = order.model_copy(update={"winner": order.winner.model_copy(update={"recipe": recipe})})
     assert "not known" in licence_note(known)
-    told = licence_note(known.model_copy(update={"licence": "BSD-3-Clause", "licence_text": "Copyright …"}))
+    told = licence_note(
+        known.model_copy(update={"licences": {"torchvision:resnet18": "BSD-3-Clause"}, "licence_text": "Copyright …"})
+    )
     assert "torchvision:resnet18" in told
     assert "BSD-3-Clause" in told
     assert "Copyright …" in told
@@ -211,5 +160,12 @@ def test_licence_note_says_what_is_known(order: FinishOrder) -> None:
 
 def test_a_search_that_finished_no_trial_of_its_own_says_so() -> None:
     anchors = (anchor_result("winner", 0.0, 0.0, 0.0),)
-    assert verdict("tr_winner", anchors, n_searched=0).startswith("Nothing was searched")
-    assert verdict("tr_winner", anchors, n_searched=1).startswith("The search did not help: no trial ranked above")
+    own = candidate("tr_winner")
+    assert verdict(own, anchors, n_searched=0).startswith("Nothing was searched")
+    assert verdict(own, anchors, n_searched=1).startswith("The search did not help: no trial ranked above")
+
+
+def test_an_anchor_kept_against_a_lucky_trial_says_so() -> None:
+    anchors = (anchor_result("winner", 0.0, 0.0, 0.0),)
+    told = verdict(candidate("tr_winner"), anchors, n_searched=4, passed_over=candidate("tr_lucky"))
+    assert told.startswith("The search did not help: trial 5 ranked above the anchor winner on val by no more than")

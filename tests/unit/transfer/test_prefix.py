@@ -55,13 +55,13 @@ def test_a_later_trial_reads_what_an_earlier_one_extracted(
 
 
 def test_training_uses_the_cache_only_where_it_is_exact(pack: Path, source: Path, tmp_path: Path) -> None:
-    def trains_on_prefix(**given: Any) -> bool:
+    def keeps_looks(**given: Any) -> bool:
         found = []
         whole = loop.Loop._choose_prefix
 
         def watched(self: loop.Loop) -> None:
             whole(self)
-            found.append(self._trains_on_prefix)
+            found.append(self.keeps_looks)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop.Loop, "_choose_prefix", watched)
@@ -69,13 +69,13 @@ def test_training_uses_the_cache_only_where_it_is_exact(pack: Path, source: Path
             assert train(make_order(recipe, pack, source, tmp_path))[0].outcome("tr_1").state == "COMPLETE"
         return bool(found[0])
 
-    assert trains_on_prefix()
-    assert trains_on_prefix(regularizer=("l2_sp", {}))
-    assert not trains_on_prefix(data={**FIXED, "flip": True})
-    assert not trains_on_prefix(data={**FIXED, "augmentation": 0.1})
-    assert not trains_on_prefix(data={**FIXED, "mixup_alpha": 0.2})
-    assert not trains_on_prefix(feature=("attention", {}))
-    assert not trains_on_prefix(schedule=("freeze", {"depth": 0}))
+    assert keeps_looks()
+    assert keeps_looks(regularizer=("l2_sp", {}))
+    assert not keeps_looks(data={**FIXED, "flip": True})
+    assert not keeps_looks(data={**FIXED, "augmentation": 0.1})
+    assert not keeps_looks(data={**FIXED, "mixup_alpha": 0.2})
+    assert not keeps_looks(feature=("attention", {}))
+    assert not keeps_looks(schedule=("freeze", {"depth": 0}))
 
 
 def test_activations_are_read_item_by_item(pack: Path, source: Path, tmp_path: Path) -> None:

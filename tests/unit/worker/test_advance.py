@@ -19,7 +19,8 @@ from store.tables import BlobRow, JobRow, LotRow, TrialRow
 from store.trials import lots_of
 from store.workers import seen
 from tests.unit.worker.conftest import Open, Workshop
-from worker.advance import advance, elapsed_s
+from worker.advance import advance
+from worker.budgets import elapsed_s
 
 ROOT = Path(__file__).parents[3]
 ANCHORS = ["linear_probe", "fine_tuning", "l2_sp"]
@@ -142,7 +143,7 @@ def test_a_job_that_is_done_is_finished_once(place: Workshop) -> None:
     place.heard()
     advance(place.context, job_id)
     job = place.state(job_id)
-    assert (job.state, job.stopped_by) == ("FINISHING", "budget")
+    assert (job.state, job.stopped_by) == ("FINISHING", "trials")
     assert place.heard() == [("finish_job", job_id)]
 
 
@@ -255,7 +256,7 @@ def test_a_budget_of_time_ends_a_job_once_nothing_runs(place: Workshop, value: f
         become(session, session.get_one(LotRow, second.lot_id), "DONE")
     advance(place.context, job_id)
     job = place.state(job_id)
-    assert (job.state, job.stopped_by) == (state, "budget")
+    assert (job.state, job.stopped_by) == (state, "time")
     assert value is not None or (job.error is not None and job.error["code"] == "budget_too_small")
 
 

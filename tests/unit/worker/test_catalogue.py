@@ -15,5 +15,5 @@ def test_it_reads_back_as_it_was_written() -> None:
 
 def test_objectives_are_metrics_and_no_miniature_is_offered() -> None:
     built = build_catalogue()
-    assert built.task("classification").objectives == ("accuracy", "log_loss", "macro_f1", "balanced_accuracy")
+    assert built.task("classification").objectives == ("accuracy", "log_loss", "macro_f1", "balanced_accuracy", "auc")
     assert not [b.name for b in built.backbones if b.name.startswith("tiny_")]

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,19 @@ from store.settings import Settings
 from tests.servers import wait_until
 from tests.toys import make_order, make_recipe, write_pack
 from worker.crew import ChildDied, Crew
-from worker.wire import Done, Ended, FromChild, Message, ProbeLot, Refused, Reported, RunLot
+from worker.wire import (
+    Done,
+    Ended,
+    FirstStep,
+    FromChild,
+    Message,
+    ProbeLot,
+    Refused,
+    Reported,
+    RunLot,
+    receive_news,
+    send,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[3]
 SECRETS = {
@@ -30,6 +44,12 @@ crew = Crew(Settings(home=Path(sys.argv[1]), device="cpu"))
 crew.start()
 print(crew.pid, flush=True)
 time.sleep(600)
+"""
+
+LIVELY = """
+import worker.trial_process
+worker.trial_process.ALIVE_EVERY_S = 0.0
+worker.trial_process.main()
 """
 
 
@@ -134,6 +154,40 @@ def test_a_fault_of_ours_is_told_and_a_clean_process_takes_the_next_order(
     assert isinstance(told, Refused)
     assert told.code == "crashed"
     assert isinstance(carry_out(crew, run(pack, tmp_path / "b", 12))[-1], Done)
+
+
+def test_a_process_that_says_nothing_is_as_good_as_dead(crew: Crew, pack: Path, tmp_path: Path) -> None:
+    crew.start()
+    pid = crew.pid
+    assert pid is not None
+
+    def hang() -> None:
+        with crew.order(run(pack, tmp_path / "a", 100_000), timeout_s=0.1, silent_s=3.0) as news:
+            for message in news:
+                if isinstance(message, FirstStep):
+                    os.kill(pid, signal.SIGSTOP)
+
+    with pytest.raises(ChildDied, match="said nothing for 3 s"):
+        hang()
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("message", [RunLot, ProbeLot])
+def test_long_work_gives_signs_of_life(pack: Path, tmp_path: Path, message: type[RunLot] | type[ProbeLot]) -> None:
+    """A child that says so at every look, and not once a minute: it looks before each step at the latest."""
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen([sys.executable, "-c", LIVELY, str(theirs.fileno())], cwd=ROOT, pass_fds=[theirs.fileno()])
+    theirs.close()
+    told = run(pack, tmp_path / "a", 8)
+    with Connection(ours.detach()) as line:
+        assert receive_news(line).kind == "hello"
+        send(line, told if message is RunLot else ProbeLot(order=told.order))
+        kinds = [receive_news(line).kind]
+        while kinds[-1] != "done":
+            kinds.append(receive_news(line).kind)
+    child.wait()
+    n_before = kinds.index("reported" if message is RunLot else "done")
+    assert kinds[:n_before].count("alive") >= 2, "the first report comes after a quarter of the steps"
 
 
 @pytest.mark.parametrize(

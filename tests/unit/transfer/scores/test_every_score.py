@@ -68,6 +68,16 @@ def test_a_score_that_one_candidate_cannot_have_is_shown_but_not_counted() -> No
     assert found.order == ("headless", "other")
 
 
+def test_a_further_vote_counts_where_all_candidates_have_it() -> None:
+    one = candidate(1.0)
+    found = rank({"a": one, "b": one}, ("knn",), {"a": {"elsewhere": 0.5}, "b": {"elsewhere": 0.7}})
+    assert (found.order, found.counted) == (("b", "a"), ("knn", "elsewhere"))
+    assert found.mean_rank == {"b": 1.25, "a": 1.75}
+    assert found.scores["b"]["elsewhere"] == 0.7
+    some = rank({"a": one, "b": one}, ("knn",), {"b": {"elsewhere": 0.7}})
+    assert (some.order, some.counted) == (("a", "b"), ("knn",))
+
+
 def test_equals_share_their_places_and_stand_by_name() -> None:
     one = candidate(1.0)
     found = rank({"b": one, "a": one, "c": candidate(0.0)}, ("knn", "logme"))

@@ -1,0 +1,56 @@
+"""Rungs: shares of a trial's budget at which only the best of those that got there go on at once.
+
+    y_r       loss of a trial at rung r                       n_r    trials that have reached rung r
+    goes on   if fewer than max(1, floor(n_r / eta)) trials were better there, or n_r < eta
+
+The others rest at the rung with all they have learned, and go on from there as soon as the same rule lets them: n_r
+grows with every trial that arrives (Li et al. 2020, ASHA, with resuming instead of starting over). A running trial is
+asked once at each rung: not again at one that it has passed, or was promoted from.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from domain.states import TrialState
+from search.tracks import Track
+
+ETA = 3  # the reduction factor
+
+
+class Rungs:
+    """`rungs_of` says from a trial's number alone where its rungs are, as steps of the grid; trials with the same rungs
+    are compared."""
+
+    def __init__(self, rungs_of: Callable[[int], tuple[int, ...]]) -> None:
+        self.rungs_of = rungs_of
+
+    def stops(self, track: Track, others: Sequence[Track], /) -> bool:
+        return self.rests_at(track, others) is not None
+
+    def rests_at(self, track: Track, others: Sequence[Track]) -> int | None:
+        """The rung at which a running trial should rest now; None lets it go on."""
+        reached = [rung for rung in self.rungs_of(track.number) if rung in track.grid]
+        rung = max(reached, default=0)
+        if rung <= track.passed or self._is_among_the_best(track, rung, others):
+            return None
+        return rung
+
+    def promotable(self, tracks: Iterable[Track]) -> list[int]:
+        """Trials that rest and may go on by now: from the highest rung first, of one rung the best first."""
+        every = list(tracks)
+        found = []
+        for track in every:
+            rung = track.rung
+            if track.state != TrialState.PAUSED or rung is None or rung not in track.grid:
+                continue
+            others = [other for other in every if other.number != track.number]
+            if self._is_among_the_best(track, rung, others):
+                found.append((-rung, track.grid[rung], track.number))
+        return [number for _, _, number in sorted(found)]
+
+    def _is_among_the_best(self, track: Track, rung: int, others: Sequence[Track]) -> bool:
+        rungs = self.rungs_of(track.number)
+        losses = [other.grid[rung] for other in others if rung in other.grid and self.rungs_of(other.number) == rungs]
+        n_reached = len(losses) + 1
+        if n_reached < ETA:  # cannot be divided by eta
+            return True
+        return sum(loss < track.grid[rung] for loss in losses) < n_reached // ETA

@@ -1,0 +1,18 @@
+"""The memory of this very process, as the kernel counts it."""
+
+import numpy as np
+
+from transfer.memory import forget_peak, held_bytes, peak_bytes
+
+SIZE = 64 << 20
+
+
+def test_a_peak_is_remembered_until_it_is_forgotten() -> None:
+    forget_peak("cpu")
+    before = held_bytes("cpu")
+    block = np.ones(SIZE, np.uint8)
+    assert held_bytes("cpu") - before > 0.9 * SIZE
+    del block
+    assert peak_bytes("cpu") - before > 0.9 * SIZE
+    forget_peak("cpu")
+    assert peak_bytes("cpu") - before < 0.5 * SIZE

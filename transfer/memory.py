@@ -1,0 +1,39 @@
+"""How much memory this process holds on a device, and how much it held at most."""
+
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+_PROCESS = Path("/proc/self")  # of Linux; elsewhere the largest resident set of the process's whole life has to do
+
+
+def held_bytes(device: str) -> int:
+    """What is held now: tensors on a GPU, the resident set on a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated(device)
+    return _status("VmRSS")
+
+
+def peak_bytes(device: str) -> int:
+    """The most that was held since `forget_peak`."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM")
+
+
+def forget_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        (_PROCESS / "clear_refs").write_text("5", "ascii")
+
+
+def _status(field: str) -> int:
+    with suppress(OSError):
+        for line in (_PROCESS / "status").read_text("ascii", errors="replace").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
