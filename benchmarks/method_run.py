@@ -49,10 +49,11 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The same for the same training: by this a finished run is found again."""
-        teacher = None if self.teacher is None else self.teacher.recipe.model_dump(mode="json")
-        said = [self.case.name, self.case.content.content_hash, self.row, self.net, self.device, teacher]
-        text = json.dumps([*said, self.recipe.model_dump(mode="json")], sort_keys=True)
+        """The same for the same training: by this a finished run is found again, also when recipes can say more."""
+        recipes = [None if self.teacher is None else self.teacher.recipe, self.recipe]
+        said = [self.case.name, self.case.content.content_hash, self.row, self.net, self.device]
+        shown = [recipe and recipe.model_dump(mode="json", exclude_defaults=True) for recipe in recipes]
+        text = json.dumps([*said, *shown], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

@@ -11,7 +11,7 @@ several networks always brings, decides nothing.
 A recipe trained with several seeds counts as their mean: s_i is the mean over seeds, so that no lucky seed speaks for
 it. The edge *holds* if it exceeds N_ERRORS times its error: the one-standard-error rule (Breiman et al., Classification
 and Regression Trees, 1984, section 3.4.3), applied to the difference, whose error is that of paired items.
-docs/decisions/0008-what-a-job-hands-back.md has the measurements behind N_ERRORS.
+docs/decisions/0009-what-a-job-hands-back.md has the measurements behind N_ERRORS.
 """
 
 import math

@@ -114,7 +114,7 @@ def _flattered(order: FinishOrder, result: JobResult) -> str:
 def _few(order: FinishOrder, result: JobResult) -> str:
     n_ranked = _n_ranked(order)
     few = [f"{n_ranked} images ranked the trials"] if n_ranked < FOLDS_BELOW else []
-    few += [f"{result.n_test} tested the winner"] if result.n_test < FOLDS_BELOW else []
+    few += [f"{result.n_test} images tested the winner"] if result.n_test < FOLDS_BELOW else []
     return f"Only {' and '.join(few)}: more labelled images would make these numbers surer." if few else ""
 
 

@@ -36,7 +36,12 @@ def test_a_second_is_too_short_for_anything_and_that_is_said_before_a_trial_begi
 
 def test_a_target_that_is_easily_reached_ends_the_search(client: Client, dataset: str) -> None:
     job = client.jobs.submit(
-        dataset, sources=["scratch:smallnet"], trials=50, target=0.2, objectives=["accuracy"], space=QUICK_SPACE,
+        dataset,
+        sources=["scratch:smallnet"],
+        trials=50,
+        target=0.2,
+        objectives=["accuracy"],
+        space=QUICK_SPACE,
         n_folds=1,
     )
     done = client.jobs.wait(job.id, timeout_s=300)

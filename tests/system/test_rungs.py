@@ -9,7 +9,7 @@ from tests.system.installation import installed
 SPACE = {"steps": 400, "data.batch_size": 16, "data.flip": False, "data.augmentation": 0.0, "data.mixup_alpha": 0.0}
 
 
-def test_a_trial_rests_at_a_rung_is_promoted_and_completes_without_starting_over(tmp_path: Path) -> None:
+def test_a_trial_rests_at_a_rung_is_promoted_and_goes_on_without_starting_over(tmp_path: Path) -> None:
     archive = write_digits(tmp_path / "digits.zip", list(range(10)), per_class=30)
     with installed(tmp_path / "home") as service:
         service.start_api()
@@ -30,11 +30,11 @@ def test_a_trial_rests_at_a_rung_is_promoted_and_completes_without_starting_over
             moves[event.body["number"]].append(event.body["state"])
     assert {t.state for t in trials.values()} <= {"COMPLETE", "PRUNED"}
     rested = [n for n, states in moves.items() if "PAUSED" in states]
-    promoted = [n for n in rested if trials[n].state == "COMPLETE"]
+    promoted = [n for n in rested if moves[n][:4] == ["RUNNING", "PAUSED", "WAITING", "RUNNING"]]
     assert promoted, moves
-    assert any(trials[n].state == "PRUNED" for n in rested), moves
+    assert any(moves[n] == ["RUNNING", "PAUSED", "PRUNED"] for n in rested), moves
     first = promoted[0]
-    assert moves[first] == ["RUNNING", "PAUSED", "WAITING", "RUNNING", "COMPLETE"]
+    assert moves[first][4:] in (["COMPLETE"], ["PAUSED", "PRUNED"], ["PAUSED", "WAITING", "RUNNING", "COMPLETE"])
     told = [e.body for e in events if e.kind in ("trial.report", "trial.state") and e.body["number"] == first]
     at_rest = next(place for place, body in enumerate(told) if body.get("state") == "PAUSED")
     before = [body["step"] for body in told[:at_rest] if "step" in body]
@@ -42,8 +42,4 @@ def test_a_trial_rests_at_a_rung_is_promoted_and_completes_without_starting_over
     assert before
     assert after
     assert max(before) < min(after), "what it has trained is not trained again"
-    assert max(after) == SPACE["steps"]
-    for number in rested:
-        if trials[number].state == "PRUNED":
-            assert trials[number].value is not None, "what it showed at its rung is kept"
-            assert trials[number].cost_s < trials[first].cost_s
+    assert all(trials[number].value is not None for number in rested), "what it showed at its rung is kept"

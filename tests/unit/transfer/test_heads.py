@@ -111,8 +111,6 @@ def test_a_pause_in_between_changes_nothing(pack: Path, source: Path, tmp_path: 
         order = lot([recipe], pack, source, tmp_path / f"rest-{n}", resume=tmp_path / f"point-{n}")
         rest = Fit(order, stopped=go)
         list(rest)
-        one, two = (
-            load_file(fit.outcome(name).files["weights"]) for fit, name in ((whole, f"tr_{n}"), (rest, "tr_0"))
-        )
+        one, two = (load_file(fit.outcome(name).files["weights"]) for fit, name in ((whole, f"tr_{n}"), (rest, "tr_0")))
         for name in one:
             np.testing.assert_allclose(one[name], two[name], atol=1e-6, err_msg=name)
