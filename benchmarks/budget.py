@@ -1,8 +1,8 @@
 """Does a budget of time hold? Real jobs on the embedded service, from the first trial to the bundle.
 
-Photographs where they are at hand (`shared/data`), with a source that is registered for the purpose; else pictures made
-up here, from scratch. The overrun may be 5 % or 15 s, whichever is more; the reserve for the finish is printed beside
-what the finish took.
+Photographs where they are at hand (`DATA` in `benchmarks/method_cases.py`), with a source that is registered for the
+purpose; else pictures made up here, from scratch. The overrun may be 5 % or 15 s, whichever is more; the reserve for
+the finish is printed beside what the finish took.
 """
 
 import tempfile

@@ -9,7 +9,6 @@ from domain.errors import Invalid
 from domain.job import Budget, Objective
 
 Spent = Literal["target", "patience", "trials", "time", "device_time"]
-SPENT: tuple[Spent, ...] = ("target", "patience", "trials", "time", "device_time")
 
 # A budget of time may be overrun by this much, whichever is more.
 LATE_SHARE = 0.05

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from domain.job import OF_NETWORK, Limit, Objective
 
@@ -17,15 +16,6 @@ class Measured:
     values: Mapping[str, float]  # objective -> value
 
 
-class Choice(NamedTuple):
-    """The winner, what else it was chosen from, and why it is this one where limits had a say."""
-
-    winner: Measured
-    ranked: tuple[Measured, ...]  # best first; the winner leads
-    within: bool  # whether the winner keeps every limit
-    why: str  # one sentence; empty without limits
-
-
 def measured(
     trial_id: str, number: int, value: float, metrics: Mapping[str, float] | None, objectives: Sequence[Objective]
 ) -> Measured:
@@ -33,7 +23,7 @@ def measured(
     return Measured(trial_id, number, {**(metrics or {}), objectives[0].name: value})
 
 
-def choose(trials: Iterable[Measured], objectives: Sequence[Objective], limits: Sequence[Limit] = ()) -> Choice:
+def choose(trials: Iterable[Measured], objectives: Sequence[Objective], limits: Sequence[Limit] = ()) -> Measured:
     """Of the trials that keep every limit, the best by the first objective; if none does, the one that is least beyond.
 
     Equals: the earlier trial. ValueError without trials.
@@ -41,9 +31,7 @@ def choose(trials: Iterable[Measured], objectives: Sequence[Objective], limits: 
     ranked = rank(trials, objectives, limits)
     if not ranked:
         raise ValueError("there is nothing to choose from")
-    winner = ranked[0]
-    within = _beyond(winner, limits) == 0
-    return Choice(winner, tuple(ranked), within, _why(ranked, objectives, limits) if limits else "")
+    return ranked[0]
 
 
 def rank(trials: Iterable[Measured], objectives: Sequence[Objective], limits: Sequence[Limit] = ()) -> list[Measured]:
@@ -114,23 +102,30 @@ def _over(limit: Limit, values: Mapping[str, float]) -> float:
     return 0.0 if limit.holds(value) else abs(value - limit.bound) / abs(limit.bound)
 
 
-def _why(ranked: Sequence[Measured], objectives: Sequence[Objective], limits: Sequence[Limit]) -> str:
-    """What the limits did to the choice."""
-    winner, first = ranked[0], objectives[0]
+def why_chosen(
+    winner: Measured, trials: Sequence[Measured], objectives: Sequence[Objective], limits: Sequence[Limit]
+) -> str:
+    """What the limits did to the choice of `winner` among all `trials`, in a sentence or two; empty without limits."""
+    if not limits:
+        return ""
+    first = objectives[0]
+    n_within = sum(_beyond(trial, limits) == 0 for trial in trials)
     asked = " and ".join(spoken(limit) for limit in limits)
     if _beyond(winner, limits) > 0:
         broken = ", ".join(
             f"{limit.objective} is {_number(winner.values.get(limit.objective))}"
             for limit in limits if _over(limit, winner.values) > 0
         )  # fmt: skip
-        return (
-            f"No trial keeps the limits ({asked}): trial {winner.number} is the nearest to them, but its {broken}. "
-            "Do not take it for what was asked."
-        )
-    n_within = sum(_beyond(trial, limits) == 0 for trial in ranked)
-    freest = rank(ranked, objectives)[0]
-    text = f"{n_within} of {len(ranked)} trials keep the limits ({asked}); trial {winner.number} is the best of them."
-    if freest.number == winner.number:
+        text = f"No trial keeps the limits ({asked}): trial {winner.number} is the nearest to them, but its {broken}."
+        if n_within:
+            text = (
+                f"{n_within} of {len(trials)} trials keep the limits ({asked}), and trial {winner.number}, which was "
+                f"chosen, does not: its {broken}."
+            )
+        return f"{text} Do not take it for what was asked."
+    text = f"{n_within} of {len(trials)} trials keep the limits ({asked}); trial {winner.number} was chosen of them."
+    freest = rank(trials, objectives)[0]
+    if _beyond(freest, limits) == 0:  # it is the winner, or was confirmed to be worse: the limits took nothing away
         return text
     return (
         f"{text} Without limits it would have been trial {freest.number}, with {first.name} "

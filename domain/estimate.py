@@ -1,5 +1,6 @@
 """What a job will take, worked out from what its probe has measured: seconds, memory, disk."""
 
+import math
 from typing import NamedTuple
 
 from domain.catalogue import Catalogue
@@ -11,6 +12,7 @@ HAND_OVER_S = 3.0  # from the last step to the finish, and from the bundle on di
 MARGIN = 1.25  # on what was measured with a few items: machines are not equally fast at all times
 FEW_EVALUATIONS = 4  # of a fit at least
 EVALUATION_SHARE = 0.1  # of a trial's steps that evaluations cost, where they are many
+RESTING_PER_TRIAL = 8 / (21 / 9)  # of nine trials, eight rest at 1/9 or 1/3; all nine take the time of 21/9 in full
 RESUME_COPIES = 4  # of the weights in a resume point: the network, its best state, momentum, an average
 BUNDLE_COPIES = 6  # as safetensors and as ONNX: in the folder, in the zip, and in the blob store
 SOUPS = 3  # for each member: on either half of val, and on all of it
@@ -64,10 +66,22 @@ def job_s(budget: Budget, s_per_trial: float, finish_s: float, n_parallel: int) 
     return min(bounds, default=None)
 
 
-def blob_bytes(weights_bytes: int, *, n_kept: int, n_parallel: int) -> int:
-    """Checkpoints of the trials that keep theirs and of those at work, their resume points, and the bundle."""
+def n_resting(budget: Budget, s_per_trial: float, n_parallel: int) -> int:
+    """Trials that may rest at a rung at the same time: all of the budget, or as many as its time is a guess for
+    (successive halving with a factor of 3, the bolder of what pruners do)."""
+    bounds = [] if budget.trials is None else [float(budget.trials)]
+    seconds = [budget.wall_s * n_parallel] if budget.wall_s is not None else []
+    seconds += [budget.device_s] if budget.device_s is not None else []
+    if budget.trials is None and seconds and s_per_trial > 0:
+        bounds.append(RESTING_PER_TRIAL * min(seconds) / s_per_trial)
+    return math.ceil(min(bounds, default=0.0))
+
+
+def blob_bytes(weights_bytes: int, *, n_kept: int, n_parallel: int, n_resting: int = 0) -> int:
+    """Checkpoints of the trials that keep theirs and of those at work, the resume points of these and of those that
+    rest at a rung, and the bundle."""
     checkpoints = n_kept + n_parallel
-    resume_points = 2 * n_parallel * RESUME_COPIES  # the next one is written before the last one goes
+    resume_points = (2 * n_parallel + n_resting) * RESUME_COPIES  # the next one is written before the last one goes
     return weights_bytes * (checkpoints + resume_points + BUNDLE_COPIES)
 
 

@@ -75,8 +75,6 @@ def check_fidelity(spec: JobSpec, catalogue: Catalogue, per_class: Mapping[str, 
         return
     if len(spec.objectives) > 1:
         raise _bad("cheap trials are compared by one objective; leave fidelity out, or turn the others into limits")
-    if len(spec.objectives) > 1:
-        raise _bad("cheap trials are promoted by one objective, and this job has several; leave fidelity out")
     if fidelity.dimension == "resolution":
         _check_resolution(spec, fidelity.low, catalogue)
     else:

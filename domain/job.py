@@ -24,7 +24,7 @@ class Budget(Frozen):
 
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None
     wall_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
-    device_s: Annotated[float, Field(gt=0)] | None = None  # seconds of training, all workers together
+    device_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # of training, all workers together
     target: float | None = None  # the objective on val at which the search has done its work
     patience: Annotated[int, Field(ge=1)] | None = None  # searched trials in a row without a new best
 
@@ -98,12 +98,15 @@ class Fidelity(Frozen):
     """
 
     dimension: Literal["resolution", "fraction"]  # of data: pixels per side, or part of the training items
-    low: float  # the cheap value
+    low: Annotated[float, Field(allow_inf_nan=False)]  # the cheap value
     promote: Annotated[float, Field(gt=0, le=1)] = 1 / 3  # part of the cheap trials that is run in full
 
 
 class Confirm(Frozen):
-    """The best recipes trained again with other seeds before one is chosen, inside the budget."""
+    """The best recipes trained again with other seeds before one is chosen, inside the budget.
+
+    Left out are anchors, closed forms, and what a teacher that the job trains itself has taught.
+    """
 
     top: Annotated[int, Field(ge=1, le=10)] = 3
     seeds: Annotated[int, Field(ge=1, le=10)] = 2  # further seeds of each

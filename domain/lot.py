@@ -103,6 +103,7 @@ class SearchFacts(Frozen):
     """What the account says of the search."""
 
     n_trials: int
+    n_searched: int  # of the search's own recipes, those that came far enough to be ranked
     by_state: dict[str, int] = Field(default_factory=dict)
     budget: Budget
     sampler: str
@@ -115,11 +116,8 @@ class SearchFacts(Frozen):
     stopped_by: str | None = None
     importance: dict[str, float] = Field(default_factory=dict)  # dimension -> share, largest first
     ranks_first: str | None = None  # the source that its features alone ranked first
+    trained: tuple[str, ...] = ()  # the sources of COMPLETE trials
     limits: str = ""  # what the job's limits did to the choice
-
-    def n_searched(self, n_fixed: int) -> int:
-        """Trials beyond the `n_fixed` anchors that came far enough to be ranked."""
-        return max(0, self.by_state.get("COMPLETE", 0) + self.by_state.get("PRUNED", 0) - n_fixed)
 
 
 class FinishOrder(Frozen):

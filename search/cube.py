@@ -118,6 +118,15 @@ def regret(trial: FrozenTrial, larger_is_better: bool) -> float:
     return -trial.value if larger_is_better else trial.value
 
 
+def stopped_at(trial: FrozenTrial, larger_is_better: bool) -> tuple[float, float]:
+    """How trials of infinite regret compare, smaller is better: how far they came, then what they showed there."""
+    step = trial.last_step
+    if trial.state == TrialState.COMPLETE or step is None:
+        return 0.0, 0.0
+    last = trial.intermediate_values[step]
+    return -float(step), -last if larger_is_better else last
+
+
 def always_active(space: Space) -> list[Dimension]:
     """The dimensions that every recipe of the space has."""
     return [d for d in space.dimensions if d.active(space.fixed)]

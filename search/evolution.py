@@ -10,14 +10,14 @@ from cmaes import CMA
 from optuna.trial import FrozenTrial, TrialState
 
 from search.asked import Asked
-from search.cube import Array, Cube, PointSampler, always_active, regret
+from search.cube import Array, Cube, PointSampler, always_active, regret, stopped_at
 
 _NOTE = "generation"
 
 
 @dataclass(slots=True)
 class _Told:
-    """The strategy after the generations told so far, each the numbers of its trials."""
+    """The strategy after the generations told so far, each the numbers of its trials, the best first."""
 
     cma: CMA
     generations: list[tuple[int, ...]] = field(default_factory=list)
@@ -29,8 +29,10 @@ def cma_sampler(
     """CMA-ES (Hansen 2016) in the cube of the numbers that every recipe has; options and the rest are drawn uniformly.
 
     A generation is told when `popsize` of its trials have ended, the first by number. Only ranks matter to CMA-ES:
-    trials that were stopped rank behind all others, the longest-lived first. Trials that others proposed belong to no
-    generation. It starts at the defaults or at the centre, and after it has converged at a random place.
+    trials that were stopped rank behind all others, the longest-lived first, of equals the one that showed more. One
+    that rests at a rung counts as stopped there; where it goes on and ends, its generation is told anew. Trials that
+    others proposed belong to no generation. It starts at the defaults or at the centre, and after it has converged at
+    a random place.
     """
     numbers = [d for d in always_active(asked.space) if d.range.kind != "choice"]
     cube = Cube(numbers)
@@ -46,12 +48,13 @@ def cma_sampler(
                 ended[trial.system_attrs[_NOTE]].append(trial)
         told: _Told | None = asked.kept.get("told")
         size = begin(cube.defaults).population_size if told is None else told.cma.population_size
-        full = list(takewhile(lambda of: len(of) == size, (ended[g][:size] for g in range(len(ended)))))
+        whole = takewhile(lambda of: len(of) == size, (ended[g][:size] for g in range(len(ended))))
+        full = [_ranked(generation, larger_is_better) for generation in whole]
         seen = [tuple(t.number for t in of) for of in full]
         if told is None or told.generations != seen[: len(told.generations)]:
             told = _Told(begin(cube.defaults if from_defaults else np.zeros(len(numbers))))
         for generation in full[len(told.generations) :]:
-            told.cma.tell([(cube.encode(t.params), float(rank)) for rank, t in _ranked(generation, larger_is_better)])
+            told.cma.tell([(cube.encode(t.params), float(rank)) for rank, t in enumerate(generation)])
             told.generations.append(tuple(t.number for t in generation))
             if told.cma.should_stop():
                 rng = np.random.default_rng([asked.study_seed, len(told.generations)])
@@ -63,5 +66,6 @@ def cma_sampler(
     return PointSampler(cube, propose, seed=asked.seed)
 
 
-def _ranked(trials: list[FrozenTrial], larger_is_better: bool) -> list[tuple[int, FrozenTrial]]:
-    return list(enumerate(sorted(trials, key=lambda t: (regret(t, larger_is_better), -(t.last_step or 0)))))
+def _ranked(trials: list[FrozenTrial], larger_is_better: bool) -> list[FrozenTrial]:
+    """The best first."""
+    return sorted(trials, key=lambda t: (regret(t, larger_is_better), stopped_at(t, larger_is_better)))

@@ -50,6 +50,7 @@ class _Particle:
     m: Sequence[float] | Array | None = None  # None: at rest
     p: Sequence[float] | Array | None = None
     rp: float = math.inf
+    stopped_at: tuple[float, float] = (math.inf, math.inf)  # decides where rp does not
     t: int = 0
 
 
@@ -71,8 +72,12 @@ class Swarm:
         """The smallest r told so far."""
         return self._rg
 
-    def tell(self, i: int, x: Sequence[float] | Array, m: Sequence[float] | Array, r: float | None) -> None:
-        """Particle `i` was tried at `x` with momentum `m`.
+    def tell(
+        self, i: int, x: Sequence[float] | Array, m: Sequence[float] | Array, r: float | None,
+        *, stopped_at: tuple[float, float] = (0.0, 0.0),
+    ) -> None:  # fmt: skip
+        """Particle `i` was tried at `x` with momentum `m`; `stopped_at` orders unfinished trials (r = inf) among each
+        other, smaller is better.
 
         After a failure it is drawn anew and at rest: its momentum belonged to the place that failed.
         """
@@ -81,8 +86,8 @@ class Swarm:
             particle.x = particle.m = None
             return
         particle.x, particle.m, particle.t = x, m, particle.t + 1
-        if r <= particle.rp:  # of equals the newer
-            particle.p, particle.rp = x, r
+        if (r, stopped_at) <= (particle.rp, particle.stopped_at):  # of equals the newer
+            particle.p, particle.rp, particle.stopped_at = x, r, stopped_at
         self.tell_other(x, r)
 
     def tell_other(self, x: Sequence[float] | Array, r: float) -> None:

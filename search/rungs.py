@@ -5,7 +5,8 @@
 
 The others rest at the rung with all they have learned, and go on from there as soon as the same rule lets them: n_r
 grows with every trial that arrives (Li et al. 2020, ASHA, with resuming instead of starting over). A running trial is
-asked once at each rung: not again at one that it has passed, or was promoted from.
+asked once at each rung: not again at one that it has passed, or was promoted from. How far it had come is in its row:
+a worker that takes it over does not ask again either.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -20,7 +20,7 @@ from domain.sampler import check_sampler
 from domain.space import Choice, FloatRange, IntRange, Space, Value
 from domain.states import TrialState
 from search.asked import Asked
-from search.curves import GRID
+from search.curves import GRID, on_grid
 from search.history import History, frozen
 from search.importance import importance
 from search.registry import load
@@ -81,6 +81,7 @@ class Search:
         self._kept: dict[str, Any] = {}
         self._history = History(getattr(self._sampler, "MOST", None))
         self._study = optuna.create_study(storage=self._history, directions=directions)
+        self._counts_resting: bool = getattr(self._sampler, "COUNTS_RESTING", False)
         self._prunes = not self.others
         self._pruner: Pruner = load("pruners", pruner).build()
         self._tracks = Tracks(direction, n_folds=n_folds)
@@ -168,8 +169,10 @@ class Search:
         if state == OptunaState.COMPLETE and not past.comparable:
             state = OptunaState.PRUNED
         values = None if past.value is None else [past.value, *past.others]
-        curve: dict[int, float] = {}
-        if state == OptunaState.PRUNED:  # known by how far it came, and what it showed there
+        curve = self._at_rest(past) if state == OptunaState.RUNNING else {}
+        if curve:  # to a sampler that would wait for it, it has ended, until it has a value
+            state = OptunaState.PRUNED
+        elif state == OptunaState.PRUNED:  # known by how far it came, and what it showed there
             share, last = max((p for p in past.curve if math.isfinite(p[1])), default=(0.0, math.nan))
             curve = {} if share == 0.0 else {round(share * GRID): last}
             # Optuna cannot rank an unfinished trial among several objectives.
@@ -183,6 +186,16 @@ class Search:
             notes=dict(past.attrs.get("sampler", {})),
         )  # fmt: skip
         self._history.put(trial, past.attrs.get("study", {}))
+
+    def _at_rest(self, past: Past) -> dict[int, float]:
+        """What a trial that rests showed at its rung, or one that was promoted at the rung where it rested; nothing of
+        others, nor where the sampler takes all of them for running."""
+        rung = past.rung if past.rung is not None else past.passed
+        if rung is None or not self._prunes or not self._counts_resting:
+            return {}
+        step = round(rung * GRID)
+        known = on_grid(past.curve)
+        return {step: known[step]} if step in known else {}
 
     def _ranks(self, values: list[float] | None) -> bool:
         """A number that is none never ranks."""

@@ -17,7 +17,7 @@ from search.curves import GRID, on_grid
 @dataclass(frozen=True)
 class Track:
     """One trial: `points` are (share, loss) by share, `rung` is the step of the grid where it rests, if it does, and
-    `passed` the one up to which it was let go on."""
+    `passed` the one up to which it was let go on: whoever asks says so, from the trial's row."""
 
     number: int
     state: TrialState

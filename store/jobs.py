@@ -1,6 +1,6 @@
 """Queries and moves of jobs. The API moves a job's own row only; `advance` does what follows from it for its lots."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -124,10 +124,6 @@ def set_facts(session: Session, job: JobRow, **changes: Any) -> None:
     """Write columns that are no state: estimate, best_trial_id, result, …; the caller holds or has locked the job."""
     session.execute(update(JobRow).where(JobRow.id == job.id).values(changes))
     session.refresh(job)
-
-
-def unfinished_jobs(session: Session, states: Collection[str] = UNFINISHED) -> list[str]:
-    return list(session.scalars(select(JobRow.id).where(JobRow.state.in_(list(states))).order_by(JobRow.id)))
 
 
 def needers(session: Session, workspace_id: str, ref: str) -> list[str]:

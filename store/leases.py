@@ -69,18 +69,15 @@ def hold(session: Session, row: type[R], row_id: str, fence: int) -> R:
 
 
 def release(
-    session: Session, row: type[R], row_id: str, fence: int, *, state: str | None = None,
-    refund_attempt: bool = False, not_before_s: float = 0.0,
+    session: Session, row: type[R], row_id: str, fence: int, *, state: str | None = None, not_before_s: float = 0.0
 ) -> bool:  # fmt: skip
     """Give the row back: to `state`, not before `not_before_s` from now. False if it was not ours any more.
 
-    `refund_attempt` for an end that is nobody's fault, such as a worker told to stop. Job states move by `become`.
+    Job states move by `become`.
     """
     changes: dict[str, Any] = {"owner": None, "lease_until": None, "not_before": now() + not_before_s, "woken_at": 0.0}
     if state is not None:
         changes["state"] = state
-    if refund_attempt:
-        changes["attempt"] = row.attempt - 1
     back = update(row).where(*_held(row, row_id, fence)).values(changes).returning(row.id)
     if session.scalar(back.execution_options(synchronize_session=False)) is None:
         return False

@@ -90,7 +90,7 @@ def promote(session: Session, job_id: str, number: int) -> LotRow | None:
     session.refresh(trial)
     if job.state != JobState.RUNNING or not rests(trial):
         return None
-    kept = {name: fact for name, fact in trial.attrs.items() if name != "rung"}
+    kept = {name: fact for name, fact in trial.attrs.items() if name not in ("rung", "rested_at")}
     become(session, trial, TrialState.WAITING, attrs=kept | {"passed_rung": trial.attrs["rung"]})
     if lot.state == LotState.PAUSED:
         become(session, lot, LotState.WAITING, attempt=0, not_before=0.0, woken_at=0.0)
@@ -124,6 +124,7 @@ class TrialSketch(NamedTuple):
     finished_at: float | None
     origin: str | None  # where a trial comes from that is neither fixed nor the sampler's
     of: int | None  # the trial that it repeats or continues
+    rested_at: float | None = None  # since when it rests at a rung, if it does
 
 
 def sketch_trials(session: Session, job_id: str) -> list[TrialSketch]:
@@ -131,6 +132,7 @@ def sketch_trials(session: Session, job_id: str) -> list[TrialSketch]:
     columns = select(
         TrialRow.id, TrialRow.number, TrialRow.state, TrialRow.anchor, TrialRow.error, TrialRow.value,
         TrialRow.finished_at, TrialRow.attrs["origin"].as_string(), TrialRow.attrs["of"].as_integer(),
+        TrialRow.attrs["rested_at"].as_float(),
     )  # fmt: skip
     rows = session.execute(columns.where(TrialRow.job_id == job_id).order_by(TrialRow.number))
     return [TrialSketch(*row) for row in rows]
@@ -233,11 +235,6 @@ def reports_of(session: Session, trial_ids: Collection[str]) -> list[ReportRow]:
     return list(session.scalars(query.order_by(ReportRow.trial_id, ReportRow.share, ReportRow.fold, ReportRow.step)))
 
 
-def reports_of_job(session: Session, job_id: str) -> list[ReportRow]:
-    query = select(ReportRow).join(TrialRow, TrialRow.id == ReportRow.trial_id).where(TrialRow.job_id == job_id)
-    return list(session.scalars(query.order_by(TrialRow.number, ReportRow.share, ReportRow.fold, ReportRow.step)))
-
-
 def record_reports(session: Session, lot_id: str, fence: int, reports: Sequence[Report]) -> None:
     """Points of the curves of a lot's trials, written under its fence (LeaseLost otherwise).
 
@@ -282,11 +279,6 @@ def count_origin(session: Session, job_id: str, origin: str) -> int:
     """How many trials of a job came from there, as their attributes say."""
     query = select(func.count()).where(TrialRow.job_id == job_id, TrialRow.attrs["origin"].as_string() == origin)
     return int(session.scalar(query) or 0)
-
-
-def next_number(session: Session, job_id: str) -> int:
-    last = session.scalar(select(func.max(TrialRow.number)).where(TrialRow.job_id == job_id))
-    return 0 if last is None else last + 1
 
 
 def best_trials(session: Session, job_id: str, *, direction: str, limit: int = 1) -> list[TrialRow]:

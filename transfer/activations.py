@@ -98,7 +98,8 @@ def created(folder: Path, facts: Mapping[str, Any], n_rows: int, like: Tensor) -
             return None
         for name, size in ((VALUES, n_bytes), (MARKS, 8 * n_chunks(n_rows))):
             with (partial / name).open("wb") as file:
-                file.truncate(size)
+                # A full disk is met here, not when a page is written.
+                os.posix_fallocate(file.fileno(), 0, size)
         (partial / FACTS).write_text(json.dumps({"of": facts, "shape": shape[1:], "dtype": dtype}), "utf-8")
         _take_the_place(partial, folder, facts, n_rows)
         return opened(folder, facts, n_rows)

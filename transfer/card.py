@@ -39,7 +39,7 @@ def write_card(
         _head(order, result),
         _summary(result),
         _data(order),
-        _search(order, len(result.anchors)),
+        _search(order),
         _test(order, result),
         *([_front(result)] if result.front else []),
         _anchors(order, result),
@@ -101,9 +101,9 @@ def _data(order: FinishOrder) -> str:
     return "\n".join([*lines, f"The check of the upload reported (findings: {order.data.n_findings}): {found}."])
 
 
-def _search(order: FinishOrder, n_anchors: int) -> str:
+def _search(order: FinishOrder) -> str:
     search = order.search
-    own = search.n_searched(n_anchors)
+    own = search.n_searched
     alone = "" if own else " No trial of the search's own was carried through: only fixed recipes were compared."
     limits = [f"{search.budget.trials} trials" if search.budget.trials else "", _seconds(search.budget.wall_s)]
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(search.by_state.items()) if count)

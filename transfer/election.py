@@ -55,7 +55,7 @@ def elect(order: FinishOrder) -> Elected:
     """The winner, and which combinations stood for election."""
     votes = _votes(order)
     single, passed_over = against_anchor(order, votes)
-    if single.trial_id not in votes:
+    if single.trial_id not in votes or not single.eligible:  # nobody keeps the limits: nothing is joined to that
         return Elected(single, single, passed_over=passed_over)
     standing, before = single, votes[single.trial_id].logits
     told: list[Combined] = []

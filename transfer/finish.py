@@ -126,7 +126,6 @@ def account(
     measured["log_loss_calibrated"] = evaluate.log_loss(winner.logits / temperature, winner.targets)
     measured["ece_calibrated"] = evaluate.ece(winner.logits, winner.targets, temperature)
     compared = tuple(compare(winner, anchor, seed) for anchor in anchors)
-    n_searched = order.search.n_searched(len(order.anchors))
     result = JobResult(
         best_trial_id=order.winner.trial_id,
         best_number=order.winner.number,
@@ -138,7 +137,7 @@ def account(
         selection_bias=order.winner.value - measured[order.objective.name],
         calibration_temperature=temperature,
         anchors=compared,
-        verdict=verdict(order.winner, compared, n_searched=n_searched, passed_over=elected.passed_over),
+        verdict=verdict(order.winner, compared, n_searched=order.search.n_searched, passed_over=elected.passed_over),
         importance=order.search.importance,
         combined=elected.combined,
         confirmed=order.confirmed,

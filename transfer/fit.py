@@ -81,6 +81,7 @@ class _Trial:
         self.facts: dict[str, Any] = {}
         self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
         self.peak_bytes = 0
+        self._read: resume.Point | None = None  # what it began from, until its fit stands as it was there
         self._mark = 0.0
 
     def train(self) -> Iterator[Report]:
@@ -104,14 +105,14 @@ class _Trial:
 
     def _train(self) -> Iterator[Report]:
         memory.forget_peak(self.order.device)
+        self._read = self._read_resume_point()
         setting = Setting(self.order, self.trial, self._stopped)
-        saved = self._read_resume_point()
         while self.fold < setting.n_fits:
             self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
-            if saved is not None and saved[0]["run"] is not None:
-                self.run.restore(saved[0]["run"], resume.below(saved[1], "run"))
-            saved = None
+            if self._read is not None and self._read[0]["run"] is not None:
+                self.run.restore(self._read[0]["run"], resume.below(self._read[1], "run"))
+            self._read = None
             for sight in self.run.run():
                 yield self._report(sight, setting.n_fits)
                 self._mark = time.perf_counter()  # what the reader of a report does is not the trial's cost
@@ -206,6 +207,9 @@ class _Trial:
         run = self.run
         if run is None and self.state != "PAUSED":
             raise RuntimeError("a resume point can be saved after a report or a pause, not before or after the trial")
+        if self._read is not None:  # paused again while it prepared: what it began from is as far as it came
+            resume.write(folder, self._read[0] | {"cost_s": self.cost_s}, self._read[1])
+            return
         tensors = {} if run is None else {f"run/{name}": tensor for name, tensor in run.tensors().items()}
         for place, fold in enumerate(self.folds):
             for kind in ("logits", "candidates"):
@@ -218,7 +222,7 @@ class _Trial:
         }  # fmt: skip
         resume.write(folder, facts, tensors)
 
-    def _read_resume_point(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    def _read_resume_point(self) -> resume.Point | None:
         if self.trial.resume is None:
             return None
         saved = resume.read(Path(self.trial.resume), resume.fingerprint(self.order, self.trial))

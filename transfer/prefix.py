@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.network import Network
 from transfer.activations import CHUNK, Activations, created, in_memory, opened
-from transfer.setting import TEST, Setting
+from transfer.setting import TEST, VAL, Setting
 from transfer.views import Items
 from transfer.warm import Shelf, file_key
 
@@ -38,7 +38,10 @@ class Prefix:
 
     def __init__(self, setting: Setting, depth: int, *, view: int | None = None, folder: Path | None = None) -> None:
         self._depth, self._view = depth, view
-        self._rows = np.flatnonzero(np.asarray(setting.pack.split) != TEST)
+        split = np.asarray(setting.pack.split)
+        kept = np.flatnonzero(split != TEST)
+        # Where val is val for all trials its items stand together: phases that read those alone compute few others.
+        self._rows = kept[np.argsort(split[kept] != VAL, kind="stable")] if setting.order.n_folds == 1 else kept
         self._row_of = np.full(len(setting.pack.split), -1, np.int64)
         self._row_of[self._rows] = np.arange(len(self._rows))
         self._maps_last = setting.channels_last
@@ -103,7 +106,8 @@ def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | No
         return Prefix(setting, depth, view=view)
     data = setting.recipe.data
     looks = None if view is None else (view, data.augmentation, data.flip)
-    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.order.precision, looks)
+    folds = setting.order.n_folds > 1
+    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.order.precision, looks, folds)
     SHARED.shrink()
     folder = None if setting.order.activations is None else Path(setting.order.activations)
     return SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
@@ -148,7 +152,7 @@ def _facts(setting: Setting, depth: int, view: int | None) -> dict[str, Any]:
     """Everything that the bits depend on."""
     weights, pack, data = str(setting.trial.source.weights), setting.pack, setting.recipe.data
     return {
-        "format": FORMAT, "torch": torch.__version__,
+        "format": FORMAT, "folds": setting.order.n_folds > 1, "torch": torch.__version__,
         "weights": DIGESTS.get(file_key(weights), lambda: _sha256(weights)),
         "backbone": setting.recipe.backbone, "depth": depth, "items": pack.content_hash,
         "pixels": [pack.canvas, pack.crop, pack.resize, pack.interpolation],

@@ -14,6 +14,7 @@ from models.weights import read_weights, save_weights
 
 SCHEMA_VERSION = 1
 TENSORS, FACTS = "state.safetensors", "state.json"
+Point = tuple[dict[str, Any], dict[str, Tensor]]  # facts and tensors
 
 
 def fingerprint(order: LotOrder, trial: TrialOrder) -> str:
@@ -34,7 +35,7 @@ def write(folder: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor])
     partial.replace(folder / FACTS)
 
 
-def read(folder: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def read(folder: Path, wanted: str) -> Point | None:
     """The resume point in `folder`; None if there is none, or one of another fingerprint or version."""
     if not (folder / FACTS).is_file():
         return None

@@ -131,7 +131,7 @@ class Setting:
 
     def seed(self, *place: int) -> int:
         """A seed for one place of the trial; places that differ have unrelated seeds."""
-        return seed_of(self.recipe.seed, *place)
+        return int(np.random.SeedSequence([self.recipe.seed, *place]).generate_state(1, np.uint64)[0])
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.order.precision == "bfloat16":
@@ -216,11 +216,6 @@ class Setting:
 
         key = ("teacher", file_key(files.weights), files.recipe.model_dump_json(), self.n_classes, str(self.device))
         return ONLOOKERS.get(key, make)
-
-
-def seed_of(seed: int, *place: int) -> int:
-    """The seed of one place of a trial of this seed."""
-    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0])
 
 
 def onlooker(net: Net) -> Net:

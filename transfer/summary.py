@@ -27,12 +27,11 @@ def sentences(order: FinishOrder, elected: Elected, result: JobResult) -> tuple[
 
 def _tried(order: FinishOrder) -> str:
     search = order.search
-    own = search.n_searched(len(order.anchors))
     n_items = _n_ranked(order)
     over = f", over {search.n_folds} folds" if search.n_folds > 1 else ""
     return (
-        f"{search.n_trials} trials were started; {own} of the search's own came far enough to be ranked, by "
-        f"{order.objective.name} on {n_items} images{over}."
+        f"{search.n_trials} trials were started; {search.n_searched} of the search's own came far enough to be "
+        f"ranked, by {order.objective.name} on {n_items} images{over}."
     )
 
 
@@ -98,12 +97,14 @@ def _sources(order: FinishOrder) -> str:
         return ""
     if first == used:
         return f"Features alone had ranked {first} first, and the winner starts from it."
+    if first not in order.search.trained:
+        return f"Features alone had ranked {first} first; the budget was spent before a trial of it was complete."
     return f"Features alone had ranked {first} first; after training, {used} was better."
 
 
 def _flattered(order: FinishOrder, result: JobResult) -> str:
     bias = result.selection_bias
-    if bias is None or (bias >= 0) == (order.objective.direction == "minimize"):
+    if not bias or (bias > 0) == (order.objective.direction == "minimize"):
         return ""
     return (
         f"Val flattered the winner by {abs(bias):.4f} in {order.objective.name}, as it does with the best of many: "

@@ -40,7 +40,7 @@ from store.workers import live_workers
 from worker.budgets import is_late, why_spent
 from worker.context import Context
 from worker.proposals import propose
-from worker.repeats import seeds_of_one_recipe
+from worker.repeats import leading, seeds_of_one_recipe
 from worker.rungs import promoted
 from worker.searches import SEARCHES
 from worker.standing import worth_keeping
@@ -113,17 +113,15 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     spec = JobSpec.model_validate(job.spec)
     trials = sketch_trials(session, job.id)
     _free(context, session, job)
-    teaching = outlook(spec, trials)
-    over = _why_over(session, job, spec, trials) if teaching != "never" else "failures"
-    if over is not None:
-        _end(context, session, job, trials, over, _untaught(session, job, trials) if teaching == "never" else None)
+    if _why_over(session, job, spec, trials) is not None:
+        _end_if_over(context, session, job)
         return None
     open_lots = lots_of(session, job.id, OPEN)
     n_parallel = spec.parallel or max(1, len(live_workers(session, "trials", 3 * context.settings.heartbeat_s)))
     s_per_trial = float((job.estimate or {}).get("s_per_trial", 0.0))
     ahead = 2 if s_per_trial < context.settings.ask_ahead_below_s else 1
     # Nothing is searched before there is somebody to learn from.
-    n_fixed = len(fixed_trials(spec, catalogue())) if teaching == "later" else None
+    n_fixed = len(fixed_trials(spec, catalogue())) if outlook(spec, trials) == "later" else None
     most = (limit - len(trials) for limit in (spec.budget.trials, n_fixed) if limit is not None)
     n_places = max(0, n_parallel * ahead - len(open_lots))
     n_new = max(0, min((n_places, *most)))
@@ -142,12 +140,31 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
 
 def _why_over(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSketch]) -> str | None:
     """What ends the search: a part of the budget, or failures; None while it goes on."""
+    if outlook(spec, trials) == "never":
+        return "failures"
     finished = [t for t in trials if TrialState(t.state).finished]
     failed = [(t.error or {}).get("code") for t in finished if t.state == TrialState.FAILED]
     some_work = len(failed) < len(finished) or any(t.state == TrialState.PAUSED for t in trials)
     if len(failed) >= SAME_FAILURES and not some_work and len(set(failed)) == 1:
         return "failures"
     return why_spent(session, job, spec, trials) or ("time" if is_late(session, job, spec) else None)
+
+
+def _end_if_over(context: Context, session: Session, job: JobRow) -> None:
+    """End the search, if the budget as it is now is spent: it may have been extended since it was read."""
+    _hold(session, job)
+    spec, trials = JobSpec.model_validate(job.spec), sketch_trials(session, job.id)
+    over = _why_over(session, job, spec, trials)
+    if job.state == JobState.RUNNING and over is not None:
+        error = _untaught(session, job, trials) if outlook(spec, trials) == "never" else None
+        _end(context, session, job, trials, over, error)
+
+
+def _hold(session: Session, job: JobRow) -> None:
+    """Read the job again and lock it, after its lots that are to be moved: until the end of this transaction nobody
+    extends its budget, adds a trial or promotes one."""
+    lots_of(session, job.id, [LotState.WAITING, LotState.PAUSED], lock=True)
+    session.get_one(JobRow, job.id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def _end(
@@ -184,8 +201,8 @@ def _untaught(session: Session, job: JobRow, trials: list[TrialSketch]) -> dict[
 def _end_at_rest(context: Context, job_id: str) -> None:
     """All that the budget allows has run, and what rests at a rung may go no further: the search is over."""
     with context.transaction() as session:
-        lots_of(session, job_id, [LotState.PAUSED], lock=True)  # nobody promotes one of them now
-        job = session.get_one(JobRow, job_id, populate_existing=True)
+        job = session.get_one(JobRow, job_id)
+        _hold(session, job)
         trials = sketch_trials(session, job_id)
         limit = JobSpec.model_validate(job.spec).budget.trials
         spent = limit is not None and len(trials) >= limit  # it may have been extended
@@ -230,13 +247,13 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
 def _kept(session: Session, job: JobRow, spec: JobSpec, ended: Sequence[TrialRow]) -> set[str]:
     """The trials whose weights are worth keeping while the job is what it is."""
     limit = spec.keep_top
-    if job.state == JobState.RUNNING:
-        if spec.teacher is not None and spec.teacher.kind == "ensemble":
-            limit = max(limit, N_ENSEMBLE)
-        if spec.confirm is not None:
-            limit = max(limit, spec.confirm.top + 1)  # the probe may lead, and is not repeated
+    if job.state == JobState.RUNNING and spec.teacher is not None and spec.teacher.kind == "ensemble":
+        limit = max(limit, N_ENSEMBLE)
     anchors = {t.id for t in ended if t.anchor is not None}
-    return worth_keeping(session, job.id, spec, limit) | anchors | seeds_of_one_recipe(ended)
+    kept = worth_keeping(session, job.id, spec, limit) | anchors
+    if JobState(job.state).finished:  # what was handed back may be no trial's best value: a mean, or an anchor
+        return kept | {job.best_trial_id} if job.best_trial_id is not None else kept
+    return kept | {t.id for t in leading(session, job.id, spec)} | seeds_of_one_recipe(ended)
 
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | None:

@@ -55,15 +55,16 @@ def is_late(session: Session, job: JobRow, spec: JobSpec) -> bool:
 
 
 def attempts_of(trials: list[TrialSketch]) -> list[Attempt]:
-    """The trials that were ranked, in the order in which they ended."""
-    ranked = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    ranked.sort(key=lambda t: (t.finished_at or 0.0, t.number))
+    """The trials that were ranked, in the order in which they ended, or came to rest at a rung."""
+    resting = [((t.rested_at, t.number), t) for t in trials if t.state == TrialState.PAUSED and t.rested_at is not None]
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    placed = [*resting, *(((t.finished_at or 0.0, t.number), t) for t in ended)]
     return [
         Attempt(
             searched=t.anchor is None and t.origin not in (REPEATED, CHEAP),
             value=t.value if t.state == TrialState.COMPLETE and t.anchor != TEACHER else None,
         )
-        for t in ranked
+        for _, t in sorted(placed, key=lambda entry: entry[0])
     ]
 
 

@@ -2,23 +2,25 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from domain.choice import Choice, Measured, choose, to_measure
+from domain.choice import Measured, choose, to_measure, why_chosen
 from domain.confirming import confirmed
 from domain.job import RANKING, CombinedKind, Confirmed, JobSpec
 from domain.lot import DataFacts, FinishCandidate, FinishOrder, SearchFacts
 from domain.recipe import Recipe
+from domain.states import TrialState
 from store.cache import fetch_blob
 from store.datasets import test_looks
 from store.tables import DatasetRow, JobRow, TrialRow
-from store.trials import sketch_trials, trials_of
-from worker.budgets import elapsed_s
+from store.trials import TrialSketch, sketch_trials, trials_of
+from worker.budgets import attempts_of, elapsed_s
 from worker.context import Context
 from worker.files import pack_folder
-from worker.repeats import repeats_of
+from worker.repeats import leading, repeatable, repeats_of
 from worker.searches import SEARCHES, read_history
 from worker.standing import front_points, standing
 
@@ -32,15 +34,17 @@ def finish_order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
         spec = JobSpec.model_validate(job.spec)
         trials = {t.id: t for t in trials_of(session, job_id)}
         stand = standing(session, job_id, spec)
-        repeats = repeats_of(sketch_trials(session, job_id))
-        search = _search_facts(session, job, spec, list(trials.values()))
+        sketches = sketch_trials(session, job_id)
+        leads = {t.number for t in leading(session, job_id, spec)}
+        search = _search_facts(session, job, spec, list(trials.values()), sketches)
         n_looks = test_looks(session, dataset.id)
-    ranked = stand.ranked
+    ranked, repeats = stand.ranked, repeats_of(sketches)
     seeds = confirmed({t.number: t.values[spec.objective.name] for t in ranked}, repeats)
     of = {repeat.number: repeat.of for repeat in repeats}
     able = [t for t in ranked if trials[t.trial_id].checkpoint_blob]
     anchors = [t for t in able if trials[t.trial_id].anchor is not None]
-    choice, recipe = chosen_recipe(spec, ranked, able, seeds, of, {t.number for t in anchors})
+    alone = leads | {t.number for t in able if not repeatable(spec, trials[t.trial_id])}
+    winner, recipe = chosen_recipe(spec, able, seeds, of, alone)
     others = [t for t in able if t.number in recipe or t in able[: spec.keep_top]]
 
     def candidate(trial: Measured) -> FinishCandidate:
@@ -52,9 +56,9 @@ def finish_order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
     summary = dict(dataset.summary or {})
     return FinishOrder(
         job_id=job_id, job_name=job.name, task=spec.task, objective=spec.objective, classes=tuple(summary["classes"]),
-        winner=candidate(choice.winner).model_copy(update={"eligible": True}),
+        winner=candidate(winner),
         anchors=tuple(candidate(t) for t in sorted(anchors, key=lambda t: t.number)),
-        others=tuple(candidate(t) for t in others if t not in anchors and t != choice.winner),
+        others=tuple(candidate(t) for t in others if t not in anchors and t != winner),
         combining=combining(spec), n_members=spec.keep_top, confirmed=tuple(seeds),
         front=front_points(stand, spec),
         data=DataFacts(
@@ -62,7 +66,8 @@ def finish_order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
             statistics=summary["statistics"], n_findings=int(summary.get("n_findings", 0)),
             findings=dict(Counter(f["code"] for f in dataset.findings or [])),
         ),
-        search=search.model_copy(update={"limits": choice.why}), licences={s.ref: s.licence for s in spec.sources},
+        search=search.model_copy(update={"limits": why_chosen(winner, ranked, spec.objectives, spec.limits)}),
+        licences={s.ref: s.licence for s in spec.sources},
         n_test_looks=n_looks + 1, scratch=str(scratch),
         device=str(facts["device"]), n_threads=int(facts["n_threads"]),
     )  # fmt: skip
@@ -79,24 +84,25 @@ def combining(spec: JobSpec) -> tuple[CombinedKind, ...]:
 
 
 def chosen_recipe(
-    spec: JobSpec, ranked: Sequence[Measured], able: Sequence[Measured], seeds: Sequence[Confirmed],
-    of: Mapping[int, int], anchors: Collection[int],
-) -> tuple[Choice, set[int]]:  # fmt: skip
-    """The winner and the numbers of all trials of its recipe: the best trial, or where recipes were confirmed the best
-    of them by the mean over seeds, and of its seeds the best. Only those that are `able`, with their weights, win."""
-    means = {each.number: each.mean for each in seeds}
-    if not means:
-        choice = choose(able, spec.objectives, spec.limits)
-        return choice, {choice.winner.number}
-    name = spec.objective.name
-    recipes = [
-        Measured(t.trial_id, t.number, {**t.values, name: means.get(t.number, t.values[name])})
-        for t in ranked if t.number in means or t.number in anchors
-    ]  # fmt: skip
-    first = choose(recipes, spec.objectives, spec.limits)
-    recipe = {first.winner.number} | {number for number, of_which in of.items() if of_which == first.winner.number}
-    best = choose([t for t in able if t.number in recipe], spec.objectives, spec.limits)
-    return first._replace(winner=best.winner), recipe
+    spec: JobSpec, able: Sequence[Measured], seeds: Sequence[Confirmed], of: Mapping[int, int], alone: Collection[int]
+) -> tuple[Measured, set[int]]:
+    """The winner and the numbers of all trials of its recipe: of those that are `able`, with their weights, the best.
+
+    Where recipes were confirmed, these stand with their mean over seeds, each for the best of its seeds. Those `alone`
+    stand beside them with their one value: what is not repeated, and what would be next, had the search gone on. The
+    rest do not stand, for each of them may be a lucky one.
+    """
+    means, name = {each.number: each.mean for each in seeds}, spec.objective.name
+    recipes: dict[int, list[Measured]] = {}
+    for trial in able:
+        first = of.get(trial.number, trial.number)
+        if not means or first in means or first in alone:
+            recipes.setdefault(first, []).append(trial)
+    best = {first: choose(trials, spec.objectives, spec.limits) for first, trials in recipes.items()}
+    stands = [replace(t, values={**t.values, name: means.get(first, t.values[name])}) for first, t in best.items()]
+    chosen = choose(stands, spec.objectives, spec.limits)
+    recipe = of.get(chosen.number, chosen.number)
+    return best[recipe], {recipe} | {number for number, first in of.items() if first == recipe}
 
 
 def _keeps_limits(spec: JobSpec, trial: Measured) -> bool:
@@ -120,13 +126,17 @@ def _candidate(
     )  # fmt: skip
 
 
-def _search_facts(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialRow]) -> SearchFacts:
+def _search_facts(
+    session: Session, job: JobRow, spec: JobSpec, trials: list[TrialRow], sketches: list[TrialSketch]
+) -> SearchFacts:
     with SEARCHES.of(job.id, spec) as search:
         search.learn(read_history(session, job.id, search))
         mattered = search.importance()
     return SearchFacts(
-        n_trials=len(trials), by_state=dict(Counter(t.state for t in trials)), budget=spec.budget,
+        n_trials=len(trials), n_searched=sum(attempt.searched for attempt in attempts_of(sketches)),
+        by_state=dict(Counter(t.state for t in trials)), budget=spec.budget,
         sampler=spec.sampler, pruner=spec.pruner, seed=spec.seed, n_folds=spec.n_folds,
         sources=tuple(s.ref for s in spec.sources), cost_s=job.cost_s, elapsed_s=elapsed_s(session, job),
         stopped_by=job.stopped_by, importance=mattered, ranks_first=(job.estimate or {}).get("ranks_first"),
+        trained=tuple({str(t.recipe["source"]): None for t in trials if t.state == TrialState.COMPLETE}),
     )  # fmt: skip

@@ -14,6 +14,8 @@ from domain.job import JobSpec
 from domain.screening import screened
 from domain.space import Choice
 from domain.teaching import TEACHER, fixed_trials, teacher_in_time
+from search.registry import load
+from search.rungs import Rungs
 from worker.standing import MOST_KEPT, is_plain
 
 CHECKED = 256  # items on which an export is checked, or all of val
@@ -71,7 +73,7 @@ def forecast(
         "linear_probe_s": estimate.linear_probe_s(found["s_per_item"][first], counts.train + counts.val),
         "finish_s": finish_s, "job_s": estimate.job_s(spec.budget, s_per_trial, finish_s, n_parallel),
         "memory_bytes": max(trial["peak_bytes"] for trial in found["trials"]),
-        "disk_bytes": _disk_bytes(spec, found, counts, n_parallel), "disk_free_bytes": machine.free_bytes,
+        "disk_bytes": _disk_bytes(spec, found, counts, s_per_trial, n_parallel), "disk_free_bytes": machine.free_bytes,
         "device": machine.facts["device"], "device_name": machine.facts["device_name"],
         "precision": machine.facts["precision"], "sources": sources,
     }  # fmt: skip
@@ -159,10 +161,21 @@ def _costs(
     return sources, teacher
 
 
-def _disk_bytes(spec: JobSpec, found: Mapping[str, Any], counts: Counts, n_parallel: int) -> int:
+def _disk_bytes(
+    spec: JobSpec, found: Mapping[str, Any], counts: Counts, s_per_trial: float, n_parallel: int
+) -> int:  # fmt: skip
     n_kept = spec.keep_top + len(fixed_trials(spec, catalogue())) + (0 if is_plain(spec) else MOST_KEPT)
-    blobs = estimate.blob_bytes(max(found["weights_bytes"]), n_kept=n_kept, n_parallel=n_parallel)
+    n_kept += spec.confirm.top * (spec.confirm.seeds + 1) if spec.confirm is not None else 0
+    n_resting = estimate.n_resting(spec.budget, s_per_trial, n_parallel) if _has_rungs(spec) else 0
+    blobs = estimate.blob_bytes(
+        max(found["weights_bytes"]), n_kept=n_kept, n_parallel=n_parallel, n_resting=n_resting
+    )  # fmt: skip
     return blobs + estimate.packs_bytes(spec, catalogue(), sum(counts))
+
+
+def _has_rungs(spec: JobSpec) -> bool:
+    """Whether trials may rest: several objectives stop nothing."""
+    return len(spec.objectives) == 1 and isinstance(load("pruners", spec.pruner).build(), Rungs)
 
 
 def _check_time(spec: JobSpec, told: Mapping[str, Any]) -> None:
@@ -185,7 +198,8 @@ def check_disk(needed_bytes: int, machine: Machine) -> None:
     if needed_bytes > machine.free_bytes:
         detail = (
             f"the job needs about {needed_bytes / 1e9:.1f} GB of disk for pixels, checkpoints and bundle, and "
-            f"{machine.free_bytes / 1e9:.1f} GB are free on this worker: free some, or narrow data.resolution"
+            f"{machine.free_bytes / 1e9:.1f} GB are free on this worker: free some, narrow data.resolution, "
+            "or take a pruner that lets no trial rest, such as median"
         )
         raise GraftError("disk_full", detail)
 

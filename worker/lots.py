@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.confirming import REPEATED
@@ -58,13 +59,19 @@ class Progress:
     reports: list[Report] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     wishes: dict[str, tuple[Wish, str]] = field(default_factory=dict)  # trial -> (wish, why)
-    asked: dict[str, float] = field(default_factory=dict)  # trial -> share up to which the pruner has let it go on
+    # trial -> share up to which the pruner has let it go on: at first what its row says, whoever trained it so far
+    asked: dict[str, float] = field(default_factory=dict)
     rungs: dict[str, float] = field(default_factory=dict)  # trial -> the rung where it is to rest
     looked_at: float = 0.0
     closed: bool = False  # nothing more is to be written: the lot is DONE, or rests at a rung
 
     def close(self) -> None:
         self.closed = True
+
+
+def begin(claimed: Claimed) -> Progress:
+    """The progress of a lot whose training begins, or goes on from where another worker left it."""
+    return Progress(looked_at=time.monotonic(), asked={trial.id: trial.share for trial in claimed.trials})
 
 
 def run_lot(context: Context, lot_id: str) -> None:
@@ -121,7 +128,7 @@ def _report_stray(context: Context, lot_id: str) -> None:
 def _train(context: Context, claimed: Claimed, lease: Lease, scratch: Path) -> None:
     try:
         order = lot_order(context, claimed, scratch)
-        progress = Progress(looked_at=time.monotonic())
+        progress = begin(claimed)
         with context.crew.order(RunLot(order=order, resume_every_s=RESUME_EVERY_S), timeout_s=0.2) as news:
             for message in news:
                 if progress.closed:
@@ -294,7 +301,7 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
         set_trial_facts(session, trial, cost_s=cost_s, peak_bytes=outcome.peak_bytes, attrs=attrs)
         if state == TrialState.PAUSED:
             if why == "rung":
-                rung = {"rung": progress.rungs[trial.id]}
+                rung = {"rung": progress.rungs[trial.id], "rested_at": float(session.scalar(select(now())) or 0.0)}
                 become(session, trial, TrialState.PAUSED, value=outcome.value, attrs=trial.attrs | rung)
             else:
                 become(session, trial, TrialState.PAUSED if why == "job paused" else TrialState.WAITING)

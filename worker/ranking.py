@@ -49,14 +49,6 @@ def examined(order: LotOrder, ranked: Collection[str]) -> dict[str, Any]:
     return (ranking if len(wanted) > 1 else {}) | {"meta": meta.model_dump()}
 
 
-def ranking_of(order: LotOrder) -> dict[str, Any]:
-    """Every score of the source of each trial, on the same items of train, best first; nothing if none can be scored.
-
-    `seconds` are those of looking at the items, and an equal part of the scoring.
-    """
-    return ranking_by(*looks(order))
-
-
 def looks(order: LotOrder) -> tuple[dict[str, Candidate], dict[str, float]]:
     """What each source makes of the same items, where those are numbers, and the seconds that took."""
     found: dict[str, Candidate] = {}
@@ -72,7 +64,9 @@ def looks(order: LotOrder) -> tuple[dict[str, Candidate], dict[str, float]]:
 
 
 def ranking_by(found: Mapping[str, Candidate], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The ranking of sources that were looked at; what they are worth on ImageNet, where known, has a vote."""
+    """Every score of the sources that were looked at, best first; nothing if none can be scored. What they are worth
+    on ImageNet, where known, has a vote. `seconds` of an entry are those of its look and an equal part of the scoring.
+    """
     began = time.perf_counter()
     try:
         ranking = rank(found, known={ref: elsewhere(ref) for ref in found})

@@ -9,13 +9,14 @@ from domain.confirming import MOST, REPEATED, Repeat, wanted
 from domain.job import JobSpec
 from domain.recipe import Recipe
 from domain.states import TrialState
-from domain.teaching import fixed_trials
+from domain.teaching import fixed_trials, needs
 from store.tables import JobRow, TrialRow
 from store.trials import NewTrial, TrialSketch, sketch_trials, trials_by_id
 from worker.budgets import left_for_training_s
 from worker.standing import standing
 
 CLOSED_FORM = "linear_probe"  # solved, not trained: another seed is the same network
+PAGE = 20  # rows read at once, the best first
 
 
 def repeats_of(trials: list[TrialSketch]) -> list[Repeat]:
@@ -34,6 +35,34 @@ def seeds_of_one_recipe(trials: Sequence[TrialRow]) -> set[str]:
     return {t.id for t in repeats} | {t.id for t in trials if t.number in firsts}
 
 
+def repeatable(spec: JobSpec, trial: TrialRow) -> bool:
+    """Whether the recipe of `trial` may be trained again with another seed.
+
+    Anchors are not: they are compared with as they stand. Nor is what a trial of the job itself teaches: by then the
+    teacher would be another one, perhaps that very trial, and with it the recipe.
+    """
+    if trial.anchor is not None or trial.values.get("schedule") == CLOSED_FORM:
+        return False
+    if spec.teacher is None or not spec.teacher.trained_here:
+        return True
+    return "teacher" not in needs(Recipe.model_validate(trial.recipe), catalogue())
+
+
+def leading(session: Session, job_id: str, spec: JobSpec) -> list[TrialRow]:
+    """The best recipes that may be repeated, as many as are to be confirmed: the first trial of each, best first."""
+    if spec.confirm is None:
+        return []
+    again = {t.id for t in sketch_trials(session, job_id) if t.origin == REPEATED}
+    ids = [t.trial_id for t in standing(session, job_id, spec).ranked if t.trial_id not in again]
+    found: list[TrialRow] = []
+    for start in range(0, len(ids), PAGE):
+        rows = {row.id: row for row in trials_by_id(session, ids[start : start + PAGE])}
+        found += [rows[trial_id] for trial_id in ids[start : start + PAGE] if repeatable(spec, rows[trial_id])]
+        if len(found) >= spec.confirm.top:
+            break
+    return found[: spec.confirm.top]
+
+
 def repeated(session: Session, job_id: str, spec: JobSpec, number: int, *, seed: int) -> NewTrial | None:
     """Trial `number` as a repeat, once what is left of the budget is what the repeats to come need; None before.
 
@@ -42,12 +71,8 @@ def repeated(session: Session, job_id: str, spec: JobSpec, number: int, *, seed:
     if spec.confirm is None:
         return None
     trials = sketch_trials(session, job_id)
-    again = {t.id for t in trials if t.origin == REPEATED}
-    ranked = [t for t in standing(session, job_id, spec).ranked if t.trial_id not in again]
-    most = spec.confirm.top + len(fixed_trials(spec, catalogue()))  # as many as can be solved in closed form
-    rows = {row.number: row for row in trials_by_id(session, [t.trial_id for t in ranked[:most]])}
-    trained = [t.number for t in ranked[:most] if rows[t.number].values.get("schedule") != CLOSED_FORM]
-    due = wanted(spec.confirm, trained, repeats_of(trials))
+    rows = {row.number: row for row in leading(session, job_id, spec)}
+    due = wanted(spec.confirm, list(rows), repeats_of(trials))
     if not due or not _is_time(session, job_id, spec, len(trials), [rows[n].cost_s for n in due]):
         return None
     first = rows[due[0]]

@@ -6,6 +6,7 @@ from search.asked import Asked
 from search.evolution import cma_sampler
 
 POPSIZE = 5  # the published command's default
+COUNTS_RESTING = True  # a trial that rests at a rung has ended for now: nothing waits for it
 
 
 def build(asked: Asked) -> optuna.samplers.BaseSampler:

@@ -1,7 +1,8 @@
 """NSGA-III: a population that breeds, for several objectives and many trials.
 
-Deb & Jain 2014; parents are chosen by rank and reference directions, which suits four objectives and more. Optuna's;
-the generation of a trial and the parents of a generation are kept with the trials.
+Deb & Jain 2014; survivors are chosen by rank and reference directions, made for more objectives than the three that a
+job may have at most: with two or three, NSGA-II's crowding distance serves as well. Optuna's; the generation of a trial
+and the parents of a generation are kept with the trials.
 """
 
 import warnings

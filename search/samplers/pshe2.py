@@ -10,10 +10,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.asked import Asked
-from search.cube import Array, Cube, PointSampler, regret
+from search.cube import Array, Cube, PointSampler, regret, stopped_at
 from search.pshe2 import N_PARTICLES, Swarm, draw
 
 _NOTE = "pshe2"
+COUNTS_RESTING = True  # a trial that rests at a rung has ended for now: nothing waits for it
 
 
 def build(asked: Asked) -> optuna.samplers.BaseSampler:
@@ -39,7 +40,7 @@ def _swarm(cube: Cube, trials: list[FrozenTrial], larger_is_better: bool) -> Swa
         r = None if trial.state == TrialState.FAIL else regret(trial, larger_is_better)
         note = trial.system_attrs.get(_NOTE)
         if note is not None:
-            swarm.tell(note["particle"], note["x"], note["m"], r)
+            swarm.tell(note["particle"], note["x"], note["m"], r, stopped_at=stopped_at(trial, larger_is_better))
         elif r is not None and r <= swarm.best:
             swarm.tell_other(cube.encode(trial.params), r)
     return swarm

@@ -93,4 +93,4 @@ def test_validation_says_which_field_is_wrong(house: House) -> None:
     answer = house.ask("POST", "/v1/jobs", json={"dataset_id": "ds_1", "budget": {}, "seed": -1})
     found = check_problem(answer, 422, "validation_error")
     assert {error["where"] for error in found["errors"]} == {"body.budget", "body.seed"}
-    assert "a budget of nothing" in found["detail"]
+    assert "give trials, wall_s, device_s, target or patience" in found["detail"]

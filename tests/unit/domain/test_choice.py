@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from domain.choice import Measured, choose, compared, front, measured, rank, to_measure
+from domain.choice import Measured, choose, compared, front, measured, rank, to_measure, why_chosen
 from domain.job import Limit, Objective
 
 ACCURACY, LATENCY, SIZE = (Objective(name=n) for n in ("accuracy", "latency_ms", "size_bytes"))
@@ -18,11 +18,12 @@ def trial(number: int, **values: float) -> Measured:
 
 
 def test_without_limits_the_best_by_the_first_objective_wins() -> None:
-    found = choose([trial(0, accuracy=0.8), trial(1, accuracy=0.9), trial(2, accuracy=0.9)], [ACCURACY])
-    assert (found.winner.number, found.within, found.why) == (1, True, "")
-    assert [t.number for t in found.ranked] == [1, 2, 0]
+    trials = [trial(0, accuracy=0.8), trial(1, accuracy=0.9), trial(2, accuracy=0.9)]
+    found = choose(trials, [ACCURACY])
+    assert (found.number, why_chosen(found, trials, [ACCURACY], ())) == (1, "")
+    assert [t.number for t in rank(trials, [ACCURACY])] == [1, 2, 0]
     losses = [trial(0, log_loss=0.5), trial(1, log_loss=0.2)]
-    assert choose(losses, [Objective(name="log_loss")]).winner.number == 1
+    assert choose(losses, [Objective(name="log_loss")]).number == 1
 
 
 def test_a_better_trial_beyond_a_limit_loses_and_the_result_says_so() -> None:
@@ -33,10 +34,22 @@ def test_a_better_trial_beyond_a_limit_loses_and_the_result_says_so() -> None:
         trial(3, accuracy=0.99),  # never measured
     ]
     found = choose(trials, [ACCURACY, LATENCY], [QUICK])
-    assert (found.winner.number, found.within) == (1, True)
-    assert found.why == (
-        "2 of 4 trials keep the limits (latency_ms at most 10); trial 1 is the best of them. Without limits it would "
+    assert found.number == 1
+    assert why_chosen(found, trials, [ACCURACY, LATENCY], [QUICK]) == (
+        "2 of 4 trials keep the limits (latency_ms at most 10); trial 1 was chosen of them. Without limits it would "
         "have been trial 3, with accuracy 0.99 instead of 0.8."
+    )
+
+
+def test_the_sentence_on_limits_is_about_the_trial_that_was_taken() -> None:
+    """Whoever chooses may go by more than one value of each: by means over seeds."""
+    trials = [trial(0, accuracy=0.7, latency_ms=5), trial(1, accuracy=0.8, latency_ms=10), trial(2, latency_ms=30)]
+    assert why_chosen(trials[0], trials, [ACCURACY], [QUICK]) == (
+        "2 of 3 trials keep the limits (latency_ms at most 10); trial 0 was chosen of them."
+    ), "no limit kept trial 1 from winning"
+    assert why_chosen(trials[2], trials, [ACCURACY], [QUICK]) == (
+        "2 of 3 trials keep the limits (latency_ms at most 10), and trial 2, which was chosen, does not: its "
+        "latency_ms is 30. Do not take it for what was asked."
     )
 
 
@@ -48,10 +61,11 @@ def test_if_none_keeps_the_limits_the_nearest_wins_and_the_result_says_so() -> N
         trial(2, accuracy=0.99, latency_ms=30, macro_f1=0.9),  # 2.0
     ]
     found = choose(trials, [ACCURACY], limits)
-    assert (found.winner.number, found.within) == (1, False)
-    assert found.why.startswith("No trial keeps the limits (latency_ms at most 10 and macro_f1 at least 0.8): trial 1")
-    assert "its latency_ms is 14" in found.why
-    assert [t.number for t in found.ranked] == [1, 0, 2]
+    told = why_chosen(found, trials, [ACCURACY], limits)
+    assert found.number == 1
+    assert told.startswith("No trial keeps the limits (latency_ms at most 10 and macro_f1 at least 0.8): trial 1")
+    assert "its latency_ms is 14" in told
+    assert [t.number for t in rank(trials, [ACCURACY], limits)] == [1, 0, 2]
 
 
 def test_nothing_to_choose_from_is_an_error() -> None:
@@ -86,7 +100,7 @@ def test_the_winner_is_on_the_front_of_all_that_was_asked_for() -> None:
         trials = [trial(n, **{name: float(rng.integers(1, 6)) for name in names}) for n in range(12)]
         asked = compared([ACCURACY, LATENCY], limits)
         assert asked == (ACCURACY, LATENCY, SIZE)
-        assert choose(trials, [ACCURACY, LATENCY], limits).winner in front(trials, asked)
+        assert choose(trials, [ACCURACY, LATENCY], limits) in front(trials, asked)
 
 
 def test_a_trial_that_lacks_a_number_is_on_no_front() -> None:

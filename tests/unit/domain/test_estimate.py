@@ -69,3 +69,13 @@ def test_disk_holds_pixels_at_every_size_and_checkpoints() -> None:
     assert estimate.packs_bytes(spec, catalogue(), 100) == 100 * 3 * (256**2 + (96 + margin) ** 2)
     # Kept: 3; at work: 2, each with two resume points of four copies; the bundle: 6 copies.
     assert estimate.blob_bytes(1000, n_kept=3, n_parallel=2) == 1000 * (3 + 2 + 2 * 2 * 4 + 6)
+    assert estimate.blob_bytes(1000, n_kept=3, n_parallel=2, n_resting=5) == 1000 * (3 + 2 + 2 * 2 * 4 + 5 * 4 + 6)
+
+
+def test_as_many_trials_may_rest_as_the_budget_has_or_its_time_is_a_guess_for() -> None:
+    """Of nine trials, one runs in full, two rest at 1/3 and six at 1/9: 7/3 of a trial's time leave eight that rest."""
+    assert estimate.n_resting(Budget(trials=40, wall_s=1e6), 10.0, 2) == 40
+    assert estimate.n_resting(Budget(wall_s=2100.0), 7.0, 1) == 1029  # 300 trials' time: 128.57 times 8
+    assert estimate.n_resting(Budget(wall_s=2100.0), 7.0, 2) == 2058
+    assert estimate.n_resting(Budget(wall_s=2100.0, device_s=700.0), 7.0, 1) == 343
+    assert estimate.n_resting(Budget(wall_s=2100.0), 0.0, 1) == 0

@@ -80,6 +80,17 @@ def test_of_equal_results_the_newer_is_the_best_and_an_unfinished_one_is_none() 
     assert swarm.ask(0, Quiet())[0] == pytest.approx([0.1 + ALPHA**2 * 0.7])
 
 
+def test_of_two_that_were_stopped_a_particle_keeps_to_the_better() -> None:
+    """Farther is better, then the smaller loss; and any that ran to its end is better than both."""
+    swarm = Swarm(np.zeros(1), n_particles=2)
+    for x, stopped_at in ((0.1, (-20.0, 0.5)), (0.8, (-20.0, 0.7)), (0.6, (-7.0, 0.1))):
+        swarm.tell(0, [x], [0.0], math.inf, stopped_at=stopped_at)
+    assert swarm.best == math.inf
+    assert swarm.ask(0, Quiet())[0] == pytest.approx([0.6 - ALPHA**2 * 0.5]), "drawn to 0.1"
+    swarm.tell(0, [0.3], [0.0], 9.0)
+    assert swarm.ask(0, Quiet())[0] == pytest.approx([0.3])
+
+
 def as_shipped(xs: list[list[float]], f: list[list[float]]) -> list[list[list[float]]]:
     """The places after each round without noise, by the steps of the shipped program, its shared lists included."""
     n, d = len(xs), len(xs[0])

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -273,6 +273,61 @@ def test_a_cma_generation_is_told_when_its_trials_have_ended_whoever_else_propos
     assert generations == sorted(generations)
     assert generations[0] == 0
     assert generations[-1] >= 2
+
+
+def told(sampler: str, end: Callable[[Past, float], Past], n: int = 20) -> tuple[Search, list[Past]]:
+    """A search under halving whose trials end as `end` says, given what they are worth."""
+    search = Search(TOY, direction="maximize", sampler=sampler, pruner="halving", seed=7)
+    history = []
+    for number in range(n):
+        past = ask(search, number)
+        history.append(end(past, worth(TOY, dict(past.values))))
+        search.learn(history[-1:])
+    return search, history
+
+
+def cheap(past: Past, value: float) -> Past:
+    return replace(past, state=TrialState.PRUNED, curve=((1 / 3, value),))
+
+
+def resting(past: Past, value: float) -> Past:
+    """It went a little beyond its rung before it stopped, one more and another less."""
+    late = (0.35 + past.number / 100, value)
+    return replace(past, state=TrialState.PAUSED, rung=20 / 60, curve=((1 / 3, value), late))
+
+
+@pytest.mark.parametrize("end", [cheap, resting])
+@pytest.mark.parametrize("sampler", ["cmaes", "hazero"])
+def test_stopped_at_the_same_share_trials_lead_where_their_values_would(
+    sampler: str, end: Callable[[Past, float], Past]
+) -> None:
+    """To a method that looks at ranks, as many trials that ran to their end with these values say the same."""
+    stopped, _ = told(sampler, end)
+    full, history = told(sampler, lambda p, v: replace(p, state=TrialState.COMPLETE, value=v))
+    assert stopped.ask(20) == full.ask(20)
+    assert history[-1].attrs["sampler"]["generation"] > 0
+    upside_down, _ = told(sampler, lambda p, v: end(p, -v))
+    assert upside_down.ask(20) != full.ask(20)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "hazero", "pshe2"])
+def test_what_rests_is_learned_and_goes_on_as_any_process_would_have_it(sampler: str) -> None:
+    """One is promoted, runs beyond its rung and ends: at every moment a rebuilt search proposes the same."""
+    search, history = told(sampler, resting)
+    pruned, _ = told(sampler, cheap)
+    assert search.ask(20).values == pruned.ask(20).values
+    number = search.promotable()[0]
+    assert history[number].curve[0][1] == max(past.curve[0][1] for past in history)
+    running = replace(history[number], state=TrialState.RUNNING, rung=None, passed=20 / 60)
+    before = search.ask(20)
+    for now in (running, replace(running, state=TrialState.COMPLETE, value=-9.0)):
+        history[number] = now
+        search.learn([now])
+        rebuilt = Search(TOY, direction="maximize", sampler=sampler, pruner="halving", seed=7)
+        rebuilt.learn(stored(past) for past in history)
+        proposed = rebuilt.ask(20)
+        assert search.ask(20) == proposed
+        assert (proposed == before) == (now is running), "what it showed at its rung counts until it has a value"
 
 
 def test_pshe2_moves_each_particle_from_where_it_stood() -> None:

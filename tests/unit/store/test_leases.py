@@ -71,13 +71,6 @@ def test_a_row_is_not_claimed_before_its_time_nor_beyond_its_attempts(engine: En
     assert take(engine, lot_id, max_attempts=2) == 2
 
 
-def test_a_refunded_attempt_does_not_count(engine: Engine, lot_id: str) -> None:
-    for turn in range(1, 6):  # a worker that is told to stop five times over
-        assert take(engine, lot_id, max_attempts=1) == turn
-        with transaction(engine) as session:
-            assert release(session, LotRow, lot_id, turn, state="WAITING", refund_attempt=True)
-
-
 def test_a_zombie_can_write_nothing_once_the_row_was_taken_back(engine: Engine, lot_id: str) -> None:
     fence = take(engine, lot_id)
     assert fence is not None

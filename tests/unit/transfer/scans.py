@@ -107,7 +107,7 @@ def order_of(folder: Path, winner: FinishCandidate, *anchors: FinishCandidate, *
             findings={"near_duplicate": 1},
         ),
         search=SearchFacts(
-            n_trials=6, by_state={"COMPLETE": 5, "PRUNED": 1}, budget=Budget(trials=6), sampler="tpe",
+            n_trials=6, n_searched=5, by_state={"COMPLETE": 5, "PRUNED": 1}, budget=Budget(trials=6), sampler="tpe",
             pruner="median", seed=0, cost_s=12, elapsed_s=20,
         ),
         scratch=str(folder / "scratch"),

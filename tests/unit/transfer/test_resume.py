@@ -95,6 +95,31 @@ def test_folds_resume_too(at_step: int, optimizer: str, pack: Path, source: Path
     assert_same(whole, again)
 
 
+def test_a_trial_paused_again_while_it_prepares_keeps_the_point_it_began_from(
+    pack: Path, source: Path, tmp_path: Path
+) -> None:
+    """Paused in the second fold, resumed, and paused before that fold stands again."""
+    recipe = make_recipe(steps=8, feature=("co_tuning", {"weight": 1.0}))
+    whole, _ = train(make_order(recipe, pack, source, tmp_path / "whole", n_folds=3))
+    order, reported = make_order(recipe, pack, source, tmp_path / "parts", n_folds=3), []
+    first = Fit(order, stopped=lambda _: "pause" if reported and reported[-1].fold == 1 else "go")
+    for report in first:
+        reported.append(report)
+    assert first.n_steps
+    points = [tmp_path / "point 1", tmp_path / "point 2"]
+    first.save(points[0])
+    warm.forget()
+    resumed = order.trials[0].model_copy(update={"resume": str(points[0])})
+    second = Fit(order.model_copy(update={"trials": (resumed,)}), stopped=lambda _: "pause")
+    assert list(second) == []
+    assert (second.outcome("tr_1").state, second.n_steps) == ("PAUSED", None)
+    second.save(points[1])
+    third, reports = train(make_order(recipe, pack, source, tmp_path / "again", n_folds=3, resume=points[1]))
+    assert_same(whole, third)
+    assert (reports[0].fold, reports[0].step > reported[-1].step) == (1, True), "no step is taken twice"
+    assert reports[0].cost_s > reported[-1].cost_s
+
+
 def test_a_linear_probe_resumes_between_folds(pack: Path, source: Path, tmp_path: Path) -> None:
     recipe = make_recipe(schedule=("linear_probe", {}))
     whole, _ = train(make_order(recipe, pack, source, tmp_path / "whole", n_folds=3))

@@ -13,13 +13,14 @@ import pytest
 
 from domain.job import Budget
 from domain.states import JobState
+from store.jobs import extend_budget
 from store.leases import due
 from store.moves import become
 from store.tables import BlobRow, JobRow, LotRow, TrialRow
 from store.trials import lots_of
 from store.workers import seen
 from tests.unit.worker.conftest import Open, Workshop
-from worker.advance import advance
+from worker.advance import _settle, advance
 from worker.budgets import elapsed_s
 
 ROOT = Path(__file__).parents[3]
@@ -134,6 +135,25 @@ def test_a_lot_that_has_to_rest_is_neither_rung_for_nor_taken(place: Workshop) -
     place.write(LotRow, place.trials(job_id)[0].lot_id, not_before=1e12)
     assert advance(place.context, job_id, take=True) is None
     assert place.heard() == []
+
+
+def test_a_budget_extended_while_it_ends_the_search_counts(open_workshop: Open) -> None:
+    """Read before the extension, and judged after it. (SQLite lets nobody write between the two.)"""
+    place, other = open_workshop(), open_workshop()
+    if place.context.engine.dialect.name == "sqlite":
+        pytest.skip("one writer at a time")
+    job_id = place.job(budget=Budget(trials=3), parallel=3)
+    advance(place.context, job_id)
+    run_all(place, job_id, [0.5, 0.7, 0.6])
+    with place.context.transaction() as session:
+        job = session.get_one(JobRow, job_id)
+        with other.context.transaction() as elsewhere:
+            extend_budget(elsewhere, job.workspace_id, job_id, {"trials": 5.0})
+        assert job.spec["budget"]["trials"] == 3
+        _settle(place.context, session, job)
+    assert place.state(job_id).state == "RUNNING"
+    advance(place.context, job_id)
+    assert len(place.trials(job_id)) == 5
 
 
 def test_a_job_that_is_done_is_finished_once(place: Workshop) -> None:

@@ -7,7 +7,7 @@ import pytest
 from domain.default_space import at_defaults
 from domain.errors import GraftError
 from domain.estimate import batch_sizes
-from domain.job import Budget, JobSpec
+from domain.job import Budget, Confirm, JobSpec
 from tests.unit.worker.conftest import SOURCE, make_spec
 from worker.forecast import Counts, Forecast, Machine, fits, forecast, smaller_batches
 
@@ -68,6 +68,17 @@ def test_disk_that_is_not_there_is_refused() -> None:
     with pytest.raises(GraftError, match="GB are free") as caught:
         foretold(make_spec(), machine(free_bytes=10_000_000))
     assert caught.value.code == "disk_full"
+
+
+def test_resume_points_of_trials_that_rest_and_weights_of_repeats_take_disk() -> None:
+    """45 MB of weights, six trials: four copies of each that may rest, and those of two recipes with three seeds."""
+    spec = make_spec(pruner="none", confirm=None)
+    plain = foretold(spec).estimate["disk_bytes"]
+    for pruner, copies in {"median": 0, "halving": 6 * 4, "hyperband": 6 * 4}.items():
+        told = foretold(spec.model_copy(update={"pruner": pruner})).estimate["disk_bytes"]
+        assert told - plain == copies * 45_000_000, pruner
+    repeated = foretold(spec.model_copy(update={"confirm": Confirm(top=2, seeds=2)})).estimate["disk_bytes"]
+    assert repeated - plain == 2 * 3 * 45_000_000
 
 
 def test_batches_that_will_not_fit_are_left_out() -> None:

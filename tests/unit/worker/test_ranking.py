@@ -3,6 +3,7 @@
 import json
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.toys import go, make_order, make_recipe, write_pack, write_source
 from transfer import scores
 from transfer.setting import Setting
 from transfer.similarity import emd
-from worker.ranking import MAX_ITEMS, elsewhere, examined, look, ranking_of, some
+from worker.ranking import MAX_ITEMS, elsewhere, examined, look, looks, ranking_by, some
 
 N_CLASSES = 7  # of the toy source's head
 
@@ -30,6 +31,10 @@ def order_of(folder: Path, **sources: Path) -> LotOrder:
     orders = [make_order(make_recipe(source=ref), pack, path, folder) for ref, path in sources.items()]
     trials = [o.trials[0].model_copy(update={"trial_id": f"probe-{n}"}) for n, o in enumerate(orders)]
     return orders[0].model_copy(update={"trials": tuple(trials)})
+
+
+def ranked(order: LotOrder) -> dict[str, Any]:
+    return ranking_by(*looks(order))
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def headless(tmp_path: Path, source: Path) -> Path:
 
 def test_scores_are_those_of_the_source_on_train_items(tmp_path: Path, source: Path) -> None:
     order = order_of(tmp_path, src_1=source)
-    found = ranking_of(order)
+    found = ranked(order)
     setting = Setting(order, order.trials[0], go)
     items = setting.items(0)[0]
     net = build("tiny_smallnet", n_classes=N_CLASSES, seed=0)
@@ -67,7 +72,7 @@ def test_scores_are_those_of_the_source_on_train_items(tmp_path: Path, source: P
 
 
 def test_without_a_head_the_scores_that_need_one_are_left_out(tmp_path: Path, source: Path, headless: Path) -> None:
-    found = ranking_of(order_of(tmp_path, src_head=source, src_none=headless))
+    found = ranked(order_of(tmp_path, src_head=source, src_none=headless))
     by_source = {entry["source"]: entry["scores"] for entry in found["ranking"]}
     need_head = {name for name in scores.names() if "source_head" in scores.needs(name)}
     assert set(by_source["src_head"]) - set(by_source["src_none"]) == need_head != set()
@@ -80,7 +85,7 @@ def test_best_first_and_features_that_are_no_numbers_not_at_all(tmp_path: Path, 
     broken = {n: torch.full_like(t, 1e30) if n.endswith("weight") else t for n, t in weights.items()}
     save_file(broken, tmp_path / "broken.safetensors")
     other = write_source(tmp_path / "other.safetensors", seed=5)
-    found = ranking_of(order_of(tmp_path, src_b=tmp_path / "broken.safetensors", src_o=other, src_s=source))
+    found = ranked(order_of(tmp_path, src_b=tmp_path / "broken.safetensors", src_o=other, src_s=source))
     assert {entry["source"] for entry in found["ranking"]} == {"src_o", "src_s"}
     assert [entry["rank"] for entry in found["ranking"]] == [1, 2]
     first, second = found["ranking"]
@@ -92,7 +97,7 @@ def test_best_first_and_features_that_are_no_numbers_not_at_all(tmp_path: Path, 
 
 def test_too_few_items_give_no_ranking_and_no_error(tmp_path: Path, source: Path) -> None:
     write_pack(tmp_path / "pack", n_per_class=1, n_classes=1)
-    assert ranking_of(order_of(tmp_path, src_1=source)) == {}
+    assert ranked(order_of(tmp_path, src_1=source)) == {}
 
 
 def test_the_items_are_of_train_alone(tmp_path: Path, source: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from domain.job import Budget
 from domain.states import JobState
-from domain.trial import Report
+from domain.trial import Report, TrialOutcome
 from store.blob_rows import add_blob
 from store.jobs import pause, resume
 from store.leases import hold
@@ -18,7 +18,7 @@ from store.trials import lots_of, record_reports, set_trial_facts
 from tests.unit.worker.conftest import Open, Workshop
 from worker.advance import advance
 from worker.claims import claim_lot
-from worker.lots import return_lot
+from worker.lots import Progress, _end_trial, _pruner_wish, begin, return_lot
 from worker.sweep import sweep
 
 RUNG = 7 / 60  # of a ninth, on the grid
@@ -199,3 +199,54 @@ def test_resting_trials_are_evidence_that_not_everything_fails(place: Workshop) 
         place.end(waiting, "FAILED", error={"code": "out_of_memory", "detail": "too large"})
     advance(place.context, job_id)
     assert place.state(job_id).state == "RUNNING"
+
+
+def comes_to_rest(place: Workshop, trial: TrialRow, value: float) -> None:
+    """As the worker that trains it writes it down."""
+    claimed = claim_lot(place.context, trial.lot_id)
+    assert claimed is not None
+    progress = begin(claimed)
+    progress.wishes[trial.id], progress.rungs[trial.id] = ("pause", "rung"), RUNG
+    outcome = TrialOutcome(trial_id=trial.id, state="PAUSED", value=value)
+    _end_trial(place.context, claimed, progress, outcome)
+
+
+def test_patience_counts_those_that_came_to_rest_since_the_best(place: Workshop) -> None:
+    job_id = place.job(anchors=False, budget=Budget(trials=50, patience=2), pruner="halving")
+    place.write(JobRow, job_id, estimate={"s_per_trial": 600.0})
+    for rests in (True, False, True):
+        advance(place.context, job_id)
+        trial = next(t for t in place.trials(job_id) if t.state == "WAITING")
+        if rests:
+            comes_to_rest(place, trial, 0.5)
+        else:
+            place.end(trial, value=0.9)
+    assert states(place, job_id) == ["PAUSED", "COMPLETE", "PAUSED"]
+    advance(place.context, job_id)
+    assert place.state(job_id).state == "RUNNING", "the first rested before there was a best"
+    comes_to_rest(place, place.trials(job_id)[3], 0.4)
+    advance(place.context, job_id)
+    assert (place.state(job_id).state, place.state(job_id).stopped_by) == ("FINISHING", "patience")
+    assert states(place, job_id) == ["PRUNED", "COMPLETE", "PRUNED", "PRUNED"]
+
+
+def test_a_worker_that_takes_a_trial_over_does_not_ask_at_rungs_that_lie_behind_it(place: Workshop) -> None:
+    """It was let go on at its first rung; by now five better ones have come there."""
+    job_id = place.job(anchors=False, budget=Budget(trials=20), parallel=6, pruner="halving")
+    place.write(JobRow, job_id, estimate={"s_per_trial": 600.0})
+    advance(place.context, job_id)
+    first, *others = place.trials(job_id)
+    fence = place.begin(first.lot_id)
+    report(place, first, fence, 0.5)
+    with place.context.transaction() as session:
+        return_lot(session, hold(session, LotRow, first.lot_id, fence))
+    place.write(LotRow, first.lot_id, owner=None, lease_until=None)
+    for trial in others[:5]:
+        rest(place, trial, 0.9)
+    claimed = claim_lot(place.context, first.lot_id)
+    assert claimed is not None
+    wishes = []
+    for progress in (begin(claimed), Progress()):
+        progress.curves[first.id] = [(9 / 60, 0.5), (10 / 60, 0.5)]
+        wishes.append(_pruner_wish(place.context, claimed, progress, claimed.trials[0]))
+    assert wishes == [("go", ""), ("pause", "rung")]

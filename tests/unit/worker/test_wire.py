@@ -11,6 +11,7 @@ from domain.trial import Report, TrialOutcome
 from tests.toys import make_order, make_recipe
 from worker import wire
 from worker.wire import (
+    Alive,
     Done,
     Ended,
     FirstStep,
@@ -32,7 +33,8 @@ ORDER = make_order(
 )
 REPORT = Report(trial_id="tr_1", fold=0, phase=1, step=5, share=0.25, value=0.5, terms={"task": 1.5}, cost_s=0.125)
 NEWS: list[Message] = [
-    Hello(facts={"device": "cpu", "n_threads": 1, "memory_bytes": 1 << 40}), FirstStep(trial_id="tr_1", at=1.5),
+    Hello(facts={"device": "cpu", "n_threads": 1, "memory_bytes": 1 << 40}), Alive(),
+    FirstStep(trial_id="tr_1", at=1.5),
     Reported(report=REPORT), Resumable(trial_id="tr_1", folder="/a/b"),
     Ended(outcome=TrialOutcome(trial_id="tr_1", state="COMPLETE", value=0.5, facts={"a": [1]})),
     Done(body={"trials": [{"s_per_step": 0.5}]}), Refused(code="crashed", detail="Müll „und“ mehr"),
