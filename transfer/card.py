@@ -276,7 +276,7 @@ def _form(recipe: Recipe) -> str:
 
 def sources_of(winner: FinishCandidate) -> list[str]:
     """The sources whose weights are in the network, each once."""
-    recipes = [winner.recipe, *(member.recipe for member in winner.members)]
+    recipes = [member.recipe for member in winner.members] or [winner.recipe]
     return [s for s in dict.fromkeys(recipe.source for recipe in recipes) if not s.startswith("scratch:")]
 
 

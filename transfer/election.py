@@ -13,7 +13,7 @@ that could judge the mean of their weights: with folds there are ensembles alone
 out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,37 +49,50 @@ class Elected(NamedTuple):
     single: FinishCandidate
     combined: tuple[Combined, ...] = ()
     passed_over: FinishCandidate | None = None  # the searched trial that did not beat the anchor by enough
+    beat_anchor: bool = False  # whether the single is a searched trial whose edge over the best anchor holds
 
 
-def elect(order: FinishOrder) -> Elected:
-    """The winner, and which combinations stood for election."""
+def elect(order: FinishOrder, alive: Callable[[], None] | None = None) -> Elected:
+    """The winner, and which combinations stood for election. `alive` is called as networks look at val."""
     votes = _votes(order)
-    single, passed_over = against_anchor(order, votes)
+    best_anchor = _best_anchor(order, votes)
+    single = order.winner if best_anchor is None else against(best_anchor, order, votes)
+    compared = best_anchor is not None and order.winner.anchor is None
+    passed_over = order.winner if compared and single is best_anchor else None
+    found = Elected(single, single, (), passed_over, compared and passed_over is None)
     if single.trial_id not in votes or not single.eligible:  # nobody keeps the limits: nothing is joined to that
-        return Elected(single, single, passed_over=passed_over)
+        return found
     standing, before = single, votes[single.trial_id].logits
     told: list[Combined] = []
     for kind in order.combining:
-        found = (_soup if kind == "soup" else _ensemble)(order, single, before, votes)
-        if found is None:
+        stood = (
+            _soup(order, single, before, votes, alive) if kind == "soup" else _ensemble(order, single, before, votes)
+        )
+        if stood is None:
             continue
-        told.append(found[1])
-        if found[0] is not None:
-            standing, before = found[0], _read(found[0]).logits
-    return Elected(standing, single, tuple(told), passed_over)
+        told.append(stood[1])
+        if stood[0] is not None:
+            standing, before = stood[0], _read(stood[0]).logits
+    return found._replace(winner=standing, combined=tuple(told))
 
 
-def against_anchor(order: FinishOrder, votes: Mapping[str, Vote]) -> tuple[FinishCandidate, FinishCandidate | None]:
-    """The winner by value, or the best anchor and the winner that was passed over for it."""
-    winner = order.winner
+def _best_anchor(order: FinishOrder, votes: Mapping[str, Vote]) -> FinishCandidate | None:
+    """The anchor that a winner has to beat; None where nothing can be compared."""
     anchors = [a for a in order.anchors if a.eligible and a.trial_id in votes]
-    if winner.anchor is not None or winner.trial_id not in votes or not anchors:
-        return winner, None
-    best = (min if order.objective.name in SMALLER_IS_BETTER else max)(anchors, key=lambda a: a.value)
+    if order.winner.trial_id not in votes or not anchors:
+        return None
+    return (min if order.objective.name in SMALLER_IS_BETTER else max)(anchors, key=lambda a: a.value)
+
+
+def against(best: FinishCandidate, order: FinishOrder, votes: Mapping[str, Vote]) -> FinishCandidate:
+    """The winner by value, or the best anchor if that is not beaten by enough."""
+    winner = order.winner
+    if winner.anchor is not None:
+        return winner
     recipe = [c for c in (winner, *order.others) if _recipe_of(c) == _recipe_of(winner) and c.trial_id in votes]
     ours, theirs = [votes[c.trial_id].logits for c in recipe], [votes[best.trial_id].logits]
     edge = paired_edge(order.objective.name, ours, theirs, votes[best.trial_id].targets, seed=order.search.seed)
-    return (winner, None) if edge.holds else (best, winner)
+    return winner if edge.holds else best
 
 
 def _recipe_of(candidate: FinishCandidate) -> int:
@@ -145,13 +158,17 @@ def halves(targets: Ints, seed: int = 0) -> NDArray[np.bool_]:
 
 
 def _soup(
-    order: FinishOrder, single: FinishCandidate, before: Floats, votes: Mapping[str, Vote]
+    order: FinishOrder,
+    single: FinishCandidate,
+    before: Floats,
+    votes: Mapping[str, Vote],
+    alive: Callable[[], None] | None,
 ) -> tuple[FinishCandidate | None, Combined] | None:
     """The greedy soup of all that can be mixed with the single; None where nothing can."""
     if order.search.n_folds > 1 or single.recipe.source.startswith("scratch:"):
         return None  # trained from scratch twice, networks have no start in common
     bench = _bench(order, [c for c in _everybody(order, single) if same_shape(c, single)], votes)
-    mixer = Mixer(bench.parts, bench.logits, bench.rows, n_classes=len(order.classes), device=order.device)
+    mixer = Mixer(bench.parts, bench.logits, bench.rows, n_classes=len(order.classes), device=order.device, alive=alive)
     if len(bench.parts) < 2 or not mixer.fits:
         return None
 
@@ -187,7 +204,8 @@ def _ensemble(
     entry = _entry(order, "ensemble", bench, places, judged, before)
     if not entry.taken:
         return None, entry
-    return _candidate(order, single, entry, bench, places, shares, _mixed(bench.logits, shares), judged), entry
+    made = _candidate(order, single, entry, bench, places, shares, _mixed(bench.logits, shares), judged)
+    return made.model_copy(update={"recipe": bench.parts[places[0]].recipe}), entry
 
 
 def _pixels(candidate: FinishCandidate) -> Preprocessing:
@@ -197,10 +215,11 @@ def _pixels(candidate: FinishCandidate) -> Preprocessing:
 def ballot(
     objective: str, logits: list[Floats], before: Floats, targets: Ints, *, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Shares (M,) of an ensemble, and the logits (n, C) that it is judged by, which no item helped to choose.
+    """Shares (M,) of an ensemble, and the logits (n, C) that it is judged by.
 
     The better over `before` of two: all candidates alike, which chooses nothing and is the surer on few items, and
-    Caruana's greedy choice.
+    Caruana's greedy choice, in which no item judges what it helped to choose. Which of the two is better is seen on all
+    items, a choice too small to flatter much.
     """
     uniform = np.full(len(logits), 1 / len(logits))
     tried = [

@@ -45,7 +45,7 @@ def finish(order: FinishOrder, alive: Callable[[], None] | None = None) -> Finis
     """
     torch.set_num_threads(order.n_threads)
     Path(order.scratch).mkdir(parents=True, exist_ok=True)
-    elected = elect(order)
+    elected = elect(order, alive)
     order = order.model_copy(update={"winner": elected.winner})
     winner = examine(order.winner, order, alive)
     anchors = [winner if _same(a, order.winner) else examine(a, order, alive) for a in order.anchors]

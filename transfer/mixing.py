@@ -7,7 +7,7 @@ batch norm in evaluation mode. Averaged statistics would belong to none of the w
 3.2). Elsewhere the statistics are averaged like weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,10 @@ class Mixer:
     """Means of the weights of `parts`, whose own predictions (n, C) on `rows` are known; every mean is made once."""
 
     def __init__(
-        self, parts: Sequence[FinishCandidate], logits: Sequence[Floats], rows: Ints, *, n_classes: int, device: str
-    ) -> None:
+        self, parts: Sequence[FinishCandidate], logits: Sequence[Floats], rows: Ints,
+        *, n_classes: int, device: str, alive: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._alive = alive
         self._rows, self._n_classes, self._device = rows, n_classes, device
         self._recipe = parts[0].recipe
         self._pack = open_pack(Path(parts[0].pack))
@@ -61,7 +63,8 @@ class Mixer:
         key = frozenset(places)
         if key not in self._known:
             network = self._network(key)
-            self._known[key] = evaluate.predict(network, self._pack, self._rows, device=self._device)
+            rows, alive = self._rows, self._alive
+            self._known[key] = evaluate.predict(network, self._pack, rows, device=self._device, alive=alive)
         return self._known[key]
 
     def mix(self, places: Sequence[int]) -> dict[str, Tensor]:

@@ -49,6 +49,8 @@ def _chosen(order: FinishOrder, elected: Elected) -> str:
     what = f"Trial {elected.single.number} ({recipe.source}, {parts})"
     if not order.anchors:
         return f"{what} was best by {name}; no anchor was trained to compare it with."
+    if not elected.beat_anchor:
+        return f"{what} was best by {name} among those that could be handed back."
     return f"{what} was best by {name}, ahead of the best anchor by more than the standard error of the difference."
 
 
