@@ -34,9 +34,9 @@ def client(service: Installation):  # type: ignore[no-untyped-def]
 def source_job(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A finished job from scratch on digits 0-4."""
     archive = write_digits(tmp_path_factory.mktemp("a") / "a.zip", [0, 1, 2, 3, 4], per_class=80)
-    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=60)
+    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900)
     job = client.jobs.submit(dataset.id, sources=["scratch:smallnet"], trials=2, space=QUICK_SPACE, seed=1)
-    done = client.jobs.wait(job.id, timeout_s=180)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert done.state == "COMPLETE", done.error
     return done.id
 
@@ -58,14 +58,14 @@ def test_its_checkpoint_is_the_source_of_another_job_and_the_bundle_predicts(
 ) -> None:
     archive = write_digits(tmp_path / "b.zip", [5, 6, 7, 8, 9], per_class=60)
     dataset = client.datasets.upload(archive, options={"n_labelled_per_class": 10})
-    dataset = client.datasets.wait(dataset.id, timeout_s=60)
+    dataset = client.datasets.wait(dataset.id, timeout_s=900)
     assert dataset.statistics is not None
     per_split = dataset.statistics["per_split"]
     assert per_split["train"] + per_split["val"] == 50
     job = client.jobs.submit(
         dataset.id, sources=[source_job], trials=5, space=QUICK_SPACE, seed=2, confirm={"top": 1, "seeds": 1}
     )
-    done = client.jobs.wait(job.id, timeout_s=240)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert done.state == "COMPLETE", done.error
     assert done.result is not None
     assert done.result.n_test == 250
@@ -110,7 +110,7 @@ def test_events_tell_the_whole_story_and_polling_tells_the_same(client: Client, 
 
 def test_pause_resume_and_cancel_with_the_best(client: Client, service: Installation, tmp_path: Path) -> None:
     archive = write_digits(tmp_path / "c.zip", [6, 8], per_class=40)
-    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=60)
+    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900)
     job = client.jobs.submit(
         dataset.id, sources=["scratch:smallnet"], trials=500, space={**QUICK_SPACE, "steps": 250}, pruner="none"
     )
@@ -123,7 +123,7 @@ def test_pause_resume_and_cancel_with_the_best(client: Client, service: Installa
     client.jobs.resume(job.id)
     service.until(lambda: client.jobs.get(job.id).progress.trials_done > n_done)
     client.jobs.cancel(job.id, keep="best")
-    done = client.jobs.wait(job.id, timeout_s=120)
+    done = client.jobs.wait(job.id, timeout_s=600)
     assert (done.state, done.stopped_by) == ("COMPLETE", "user"), done.error
     assert done.result is not None
     client.jobs.delete(job.id)
@@ -133,9 +133,9 @@ def test_pause_resume_and_cancel_with_the_best(client: Client, service: Installa
 
 def test_a_budget_of_time_ends_the_search(client: Client, tmp_path: Path) -> None:
     archive = write_digits(tmp_path / "d.zip", [1, 2], per_class=40)
-    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=60)
+    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900)
     job = client.jobs.submit(dataset.id, sources=["scratch:smallnet"], wall_s=20, space=QUICK_SPACE)
-    done = client.jobs.wait(job.id, timeout_s=60)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert (done.state, done.stopped_by) == ("COMPLETE", "trials"), done.error
     assert done.elapsed_s is not None
     assert done.elapsed_s < 20 + 15
@@ -149,7 +149,7 @@ def test_a_distilled_job_learns_from_a_teacher_with_the_same_classes(
         dataset_id, sources=["scratch:smallnet"], teacher=source_job, trials=2, anchors=False,
         space={**QUICK_SPACE, "distillation": "soft_targets", "steps": 130},
     )  # fmt: skip
-    done = client.jobs.wait(job.id, timeout_s=120)
+    done = client.jobs.wait(job.id, timeout_s=600)
     assert done.state == "COMPLETE", done.error
     trials = list(client.jobs.trials(job.id))
     assert {t.recipe["distillation"]["name"] for t in trials} == {"soft_targets"}
@@ -162,7 +162,7 @@ def test_a_job_learns_from_its_own_best_trial(client: Client, source_job: str) -
         dataset_id, sources=["scratch:smallnet"], teacher="best", trials=3, n_folds=1, pruner="none",
         space={**QUICK_SPACE, "distillation": "soft_targets", "steps": 130},
     )  # fmt: skip
-    done = client.jobs.wait(job.id, timeout_s=240)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert done.state == "COMPLETE", done.error
     anchor, *taught = client.jobs.trials(job.id)
     assert (anchor.anchor, anchor.recipe["distillation"], anchor.teachers) == ("scratch", None, ())
@@ -181,12 +181,12 @@ def test_an_ensemble_of_its_own_trials_teaches_and_its_sources_are_ranked(client
     second = client.jobs.submit(
         dataset_id, sources=["scratch:smallnet"], trials=1, n_folds=1, space={**QUICK_SPACE, "steps": 60}, seed=5
     )
-    assert client.jobs.wait(second.id, timeout_s=120).state == "COMPLETE"
+    assert client.jobs.wait(second.id, timeout_s=600).state == "COMPLETE"
     job = client.jobs.submit(
         dataset_id, sources=[source_job, second.id], teacher="ensemble", trials=4, n_folds=1,
         space={**QUICK_SPACE, "distillation": "soft_targets", "steps": 60},
     )  # fmt: skip
-    done = client.jobs.wait(job.id, timeout_s=240)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert done.state == "COMPLETE", done.error
     assert done.estimate is not None
     ranking = done.estimate["ranking"]
@@ -215,7 +215,7 @@ def test_a_registered_source_is_fine_tuned_first_and_then_teaches(
     with pytest.raises(GraftApiError) as refused:
         client.sources.delete(source.ref)
     assert refused.value.code == "still_needed"
-    done = client.jobs.wait(job.id, timeout_s=240)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert done.state == "COMPLETE", done.error
     scratch, teacher, taught = client.jobs.trials(job.id)
     assert (scratch.anchor, teacher.anchor, taught.anchor) == ("scratch", "teacher", None)

@@ -51,7 +51,7 @@ def client(distributed: Installation):  # type: ignore[no-untyped-def]
 
 def submit(client: Client, archive: Path, space: dict[str, Any], **wanted: Any) -> Job:
     dataset = client.datasets.upload(archive)
-    dataset = client.datasets.wait(dataset.id, timeout_s=60)
+    dataset = client.datasets.wait(dataset.id, timeout_s=900)
     return client.jobs.submit(
         dataset.id, sources=["scratch:smallnet"], space=space, pruner="none", sampler="random", n_folds=1, **wanted
     )
@@ -122,7 +122,7 @@ def test_two_workers_share_a_job_one_is_killed_and_every_message_comes_many_time
     workers[0].wait()
     distributed.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in offspring), for_s=15)
     distributed.start_worker("trials")
-    done = client.jobs.wait(job.id, timeout_s=240)
+    done = client.jobs.wait(job.id, timeout_s=900)
     assert done.state == "COMPLETE", done.error
     assert_accounted(client, job, 3)
     states = [e.body["state"] for e in client.jobs.past_events(job.id) if e.kind == "job.state"]
@@ -144,7 +144,7 @@ def test_a_killed_trial_process_is_replaced_until_its_trial_has_cost_too_many(
                 for pid in children(worker.pid):
                     os.kill(pid, signal.SIGKILL)
                 installation.until(partial(no_longer, client, trial, "RUNNING"))
-            done = client.jobs.wait(job.id, timeout_s=120)
+            done = client.jobs.wait(job.id, timeout_s=600)
             assert done.state == "COMPLETE", done.error
             assert worker.poll() is None
             poison, survivor = trials_of(client, job)
@@ -194,7 +194,7 @@ def test_training_outlives_a_restart_of_postgres_and_of_redis(
     time.sleep(0.5)
     postgres_server.start()
     redis_server.start()
-    done = client.jobs.wait(job.id, timeout_s=120)
+    done = client.jobs.wait(job.id, timeout_s=600)
     assert done.state == "COMPLETE", done.error
     assert_accounted(client, job, 2)
     for trial in trials_of(client, job):
@@ -214,7 +214,7 @@ def test_a_worker_that_wakes_up_after_its_lease_writes_nothing(
         distributed.until(lambda: states_of(client, trial) == ["RUNNING", "WAITING", "RUNNING"])
     finally:
         os.kill(zombie.pid, signal.SIGCONT)
-    done = client.jobs.wait(job.id, timeout_s=120)
+    done = client.jobs.wait(job.id, timeout_s=600)
     assert done.state == "COMPLETE", done.error
     assert_accounted(client, job, 1)
     assert states_of(client, trial) == ["RUNNING", "WAITING", "RUNNING", "COMPLETE"]
@@ -233,7 +233,7 @@ def test_lost_messages_are_rung_for_again(
     job = submit_without_worker(distributed, client, two_digits)
     redis.Redis.from_url(redis_url).flushdb()
     distributed.start_worker()
-    done = client.jobs.wait(job.id, timeout_s=120)
+    done = client.jobs.wait(job.id, timeout_s=600)
     assert done.state == "COMPLETE", done.error
 
 

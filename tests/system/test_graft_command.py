@@ -178,7 +178,7 @@ def test_the_resumable_upload_arrives_whole(machine: Machine) -> None:
     facts = {"name": "resumed", "task": "classification", "options": {"seed": 1}}
     with Client(home=machine.home) as client:
         dataset = send_resumable(client._transport, archive, facts, piece_bytes=5_000)
-        assert client.datasets.wait(dataset.id, timeout_s=60).sha256 == archive.sha256
+        assert client.datasets.wait(dataset.id, timeout_s=900).sha256 == archive.sha256
         wrong = Archive(file, file.stat().st_size, "0" * 64, "application/zip")
         with pytest.raises(GraftApiError) as refused:
             send_resumable(client._transport, wrong, facts)

@@ -23,7 +23,7 @@ def client(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped
 @pytest.fixture(scope="module")
 def dataset_id(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     archive = write_digits(tmp_path_factory.mktemp("digits") / "digits.zip", [1, 4, 7], per_class=60)
-    return client.datasets.wait(client.datasets.upload(archive).id, timeout_s=120).id
+    return client.datasets.wait(client.datasets.upload(archive).id, timeout_s=600).id
 
 
 def test_the_next_job_tries_the_best_recipe_of_the_last_one_first(client: Client, dataset_id: str) -> None:
@@ -32,7 +32,7 @@ def test_the_next_job_tries_the_best_recipe_of_the_last_one_first(client: Client
             dataset_id, sources=["scratch:smallnet"], trials=5, anchors=False, n_folds=1, combine=False,
             objective="log_loss", pruner="none", space=SPACE, seed=seed, learn_from=learn_from,
         )  # fmt: skip
-        done = client.jobs.wait(job.id, timeout_s=300)
+        done = client.jobs.wait(job.id, timeout_s=900)
         assert done.state == "COMPLETE", done.error
         return done
 

@@ -25,7 +25,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def low_digits(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     archive = write_digits(tmp_path_factory.mktemp("a") / "a.zip", [0, 1, 2], per_class=60)
-    return client.datasets.wait(client.datasets.upload(archive).id, timeout_s=240).id
+    return client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900).id
 
 
 def test_two_objectives_and_a_limit_end_with_a_front(client: Client, low_digits: str, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_is_left_of_the_source_is_measured_with_its_own_head(
     source = client.jobs.wait(first.id, timeout_s=400)
     assert source.result is not None, source.error
     archive = write_digits(tmp_path / "b.zip", [7, 8, 9], per_class=30)
-    target = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=240)
+    target = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900)
     job = client.jobs.submit(
         target.id, sources=[source.id], trials=3, space={**QUICK, "steps": 12}, n_folds=1, source_dataset_id=low_digits,
         objectives=["accuracy", "source_accuracy"],

@@ -37,7 +37,7 @@ def test_photos_to_bundle_through_a_killed_worker(distributed: Installation, tmp
     doomed = distributed.start_worker("trials")
     distributed.start_worker("trials")
     with distributed.client() as client:
-        dataset = client.datasets.wait(client.datasets.upload(PHOTOS, name="ants and bees").id, timeout_s=120)
+        dataset = client.datasets.wait(client.datasets.upload(PHOTOS, name="ants and bees").id, timeout_s=600)
         source = client.sources.register(WEIGHTS, "mobilenet_v2", name="imagenet")
         job = client.jobs.submit(
             dataset.id, sources=[source.ref], trials=N_TRIALS, n_folds=1, seed=3,

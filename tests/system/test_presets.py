@@ -24,7 +24,7 @@ def client(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped
 @pytest.fixture(scope="module")
 def dataset(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     archive = write_digits(tmp_path_factory.mktemp("digits") / "three.zip", [0, 1, 7], per_class=60)
-    return client.datasets.wait(client.datasets.upload(archive).id, timeout_s=300).id
+    return client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900).id
 
 
 @pytest.mark.parametrize("preset", list(BUDGETS))
