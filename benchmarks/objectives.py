@@ -185,7 +185,7 @@ def encoded(space: Space, values: Values) -> Floats:
 def _code(dimension: Dimension, value: Value) -> float:
     if isinstance(dimension.range, Choice):
         return float(dimension.range.options.index(value))
-    return math.log(value) if dimension.range.log else float(value)  # type: ignore[arg-type]
+    return math.log(float(value)) if dimension.range.log else float(value)
 
 
 class Surrogate:

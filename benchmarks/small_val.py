@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from benchmarks.table import Figure
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 N_VAL = (15, 30, 60, 120, 200, 300)
 N_CANDIDATES, N_REPEATS, N_FOLDS = 24, 20, 3
 
@@ -29,7 +30,7 @@ class Candidate:
     strength: float
     columns: NDArray[np.int64]
 
-    def fit(self, x: Floats, y: Floats) -> Any:
+    def fit(self, x: Floats, y: NDArray[Any]) -> Any:
         return LogisticRegression(C=self.strength, max_iter=60).fit(x[:, self.columns], y)
 
     def probabilities(self, fitted: Any, x: Floats) -> Floats:
@@ -55,16 +56,24 @@ def measure() -> list[Figure]:
     return figures
 
 
-def _repeat(x: Floats, y: Floats, n_val: int, seed: int) -> list[float]:
+def drawn(
+    y: NDArray[Any], n_val: int, seed: int, n_candidates: int = N_CANDIDATES
+) -> tuple[list[Candidate], Rows, Rows, Rows, Rows]:
+    """The candidates of a repetition, and its rows: all that are labelled, of these train and val, and test."""
     rng = np.random.default_rng([n_val, seed])
     candidates = [
         Candidate(float(10 ** rng.uniform(-5, 3)), np.flatnonzero(rng.random(64) < rng.uniform(0.2, 1.0)))
-        for _ in range(N_CANDIDATES)
+        for _ in range(n_candidates)
     ]
     rest, test = train_test_split(
         np.arange(len(y)), train_size=round(n_val / 0.3), stratify=y, random_state=int(rng.integers(1 << 31))
     )
     train, val = train_test_split(rest, test_size=n_val, stratify=y[rest], random_state=seed)
+    return candidates, rest, train, val, test
+
+
+def _repeat(x: Floats, y: Floats, n_val: int, seed: int) -> list[float]:
+    candidates, rest, train, val, test = drawn(y, n_val, seed)
     by_accuracy, by_loss, by_folds, shipped_split, shipped_all = [], [], [], [], []
     folds = list(StratifiedKFold(N_FOLDS, shuffle=True, random_state=seed).split(rest, y[rest]))
     for candidate in candidates:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 
-from benchmarks.small_val import Candidate
+from benchmarks.small_val import Candidate, drawn
 from benchmarks.table import Figure
 from transfer.edges import paired_edge
 from transfer.election import ballot
@@ -59,15 +58,7 @@ def _repeat(
     x: Floats, y: NDArray[np.int64], n_val: int, strengths: tuple[float, ...], seed: int
 ) -> tuple[list[float], float, float]:
     """Gains on test: over the anchor by number of errors; of an ensemble over the best single, by the rule and not."""
-    rng = np.random.default_rng([n_val, seed])
-    candidates = [
-        Candidate(float(10 ** rng.uniform(-5, 3)), np.flatnonzero(rng.random(64) < rng.uniform(0.2, 1.0)))
-        for _ in range(N_CANDIDATES)
-    ]
-    rest, test = train_test_split(
-        np.arange(len(y)), train_size=round(n_val / 0.3), stratify=y, random_state=int(rng.integers(1 << 31))
-    )
-    train, val = train_test_split(rest, test_size=n_val, stratify=y[rest], random_state=seed)
+    candidates, _, train, val, test = drawn(y, n_val, seed, N_CANDIDATES)
 
     def seen(candidate: Candidate) -> tuple[Floats, Floats]:
         fitted = candidate.fit(x[train], y[train])

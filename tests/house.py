@@ -19,7 +19,7 @@ from store.blob_rows import add_blob
 from store.jobs import create_job
 from store.keys import create_key
 from store.moves import become
-from store.session import transaction
+from store.session import reading, transaction
 from store.tables import DatasetRow, JobRow, LotRow, ReportRow, SourceRow, TrialRow, WorkspaceRow
 
 CLASSES = ["daisy", "rose", "tulip"]
@@ -155,3 +155,15 @@ def check_problem(answer: httpx2.Response, status: int, code: str) -> dict[str, 
     assert body["title"]
     assert body["detail"]
     return body
+
+
+def ask(house: House, **body: Any) -> Any:
+    body = {"dataset_id": house.add_dataset(), "budget": {"trials": 3}} | body
+    return house.ask("POST", "/v1/jobs", json=body)
+
+
+def spec_of(house: House, **body: Any) -> JobSpec:
+    answer = ask(house, **body)
+    assert answer.status_code == 201, answer.text
+    with reading(house.site.engine) as session:
+        return JobSpec.model_validate(session.get_one(JobRow, answer.json()["id"]).spec)

@@ -11,15 +11,6 @@ QUICK_SPACE = {"steps": 60, "data.flip": False, "data.batch_size": [16, 32]}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    with installed(tmp_path_factory.mktemp("budgets") / "home") as installation:
-        installation.start_api()
-        installation.start_worker()
-        with installation.client() as client:
-            yield client
-
-
-@pytest.fixture(scope="module")
 def dataset(client: Client, two_digits: Path) -> str:
     return client.datasets.wait(client.datasets.upload(two_digits).id, timeout_s=600).id
 

@@ -6,18 +6,8 @@ from graft import Client
 from graft.answers import Job
 from graft.errors import GraftApiError
 from tests.system.digits import write_digits
-from tests.system.installation import installed
 
 SPACE = {"steps": {"low": 10, "high": 40}, "data.resolution": 32, "data.batch_size": 32, "data.flip": False}
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    with installed(tmp_path_factory.mktemp("history") / "home") as installation:
-        installation.start_api()
-        installation.start_worker()
-        with installation.client() as client:
-            yield client
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Several objectives over REST on an embedded installation: what is measured, who wins, which front is shown."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,18 +7,8 @@ from safetensors.numpy import load_file
 
 from graft import Client
 from tests.system.digits import write_digits
-from tests.system.installation import installed
 
 QUICK = {"steps": {"low": 30, "high": 60}, "data.flip": False, "data.batch_size": 32}
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with installed(tmp_path_factory.mktemp("embedded") / "home") as installation:
-        installation.start_api()
-        installation.start_worker()
-        with installation.client() as client:
-            yield client
 
 
 @pytest.fixture(scope="module")

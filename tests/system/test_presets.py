@@ -6,19 +6,9 @@ import pytest
 
 from graft import Client
 from tests.system.digits import write_digits
-from tests.system.installation import installed
 
 SMALL = {"steps": 12, "data.batch_size": 16, "data.resolution": 64}
 BUDGETS = {"fast": 7, "balanced": 4, "best": 5}  # trials
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    with installed(tmp_path_factory.mktemp("presets") / "home") as installation:
-        installation.start_api()
-        installation.start_worker()
-        with installation.client() as client:
-            yield client
 
 
 @pytest.fixture(scope="module")

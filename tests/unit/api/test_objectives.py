@@ -4,24 +4,10 @@ from typing import Any
 
 import pytest
 
-from domain.job import JobSpec, Limit
-from store.session import reading
-from store.tables import JobRow
-from tests.house import STATISTICS, House, check_problem
+from domain.job import Limit
+from tests.house import STATISTICS, House, ask, check_problem, spec_of
 
 KNOWN = ["cat", "dog"]
-
-
-def ask(house: House, **body: Any) -> Any:
-    body = {"dataset_id": house.add_dataset(), "budget": {"trials": 3}} | body
-    return house.ask("POST", "/v1/jobs", json=body)
-
-
-def spec_of(house: House, **body: Any) -> JobSpec:
-    answer = ask(house, **body)
-    assert answer.status_code == 201, answer.text
-    with reading(house.site.engine) as session:
-        return JobSpec.model_validate(session.get_one(JobRow, answer.json()["id"]).spec)
 
 
 def add_source_dataset(house: House, classes: list[str] = KNOWN, n_test: int = 10) -> str:

@@ -10,19 +10,7 @@ from domain.recipe import refusals
 from domain.teaching import fixed_trials
 from store.session import reading, transaction
 from store.tables import JobRow, TrialRow
-from tests.house import CLASSES, House, check_problem
-
-
-def ask(house: House, **body: Any) -> Any:
-    body = {"dataset_id": house.add_dataset(), "budget": {"trials": 3}} | body
-    return house.ask("POST", "/v1/jobs", json=body)
-
-
-def spec_of(house: House, **body: Any) -> JobSpec:
-    answer = ask(house, **body)
-    assert answer.status_code == 201, answer.text
-    with reading(house.site.engine) as session:
-        return JobSpec.model_validate(session.get_one(JobRow, answer.json()["id"]).spec)
+from tests.house import CLASSES, House, ask, check_problem, spec_of
 
 
 def options(spec: JobSpec, path: str) -> tuple[Any, ...]:
