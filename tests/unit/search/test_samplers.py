@@ -327,7 +327,8 @@ def test_what_rests_is_learned_and_goes_on_as_any_process_would_have_it(sampler:
         rebuilt.learn(stored(past) for past in history)
         proposed = rebuilt.ask(20)
         assert search.ask(20) == proposed
-        assert (proposed == before) == (now is running), "what it showed at its rung counts until it has a value"
+        # What it showed at its rung counts until it has a value; to ranks, who led at the rung leads by having ended.
+        assert (proposed == before) == (now is running or sampler != "pshe2")
 
 
 def test_pshe2_moves_each_particle_from_where_it_stood() -> None:

@@ -50,7 +50,7 @@ def test_a_later_trial_reads_what_an_earlier_one_extracted(
         recipe = make_recipe(steps=6, seed=seed, schedule=("freeze", {"depth": 3}), data=FIXED)
         train(make_order(recipe, pack, source, tmp_path / str(seed)))
     assert extracted == [0]
-    train(make_order(make_recipe(schedule=("linear_probe", {})), pack, source, tmp_path / "probe", n_folds=3))
+    train(make_order(make_recipe(schedule=("linear_probe", {})), pack, source, tmp_path / "probe"))
     assert extracted == [0]  # the probe needs the very same features
 
 
