@@ -165,6 +165,9 @@ class Teacher(Frozen):
         return {"kind": "job", "ref": ref, "trial_id": ref, "blob": given["blob"], "recipe": recipe}
 
 
+MAX_MEMBERS = 5  # each costs its predictions in use, and the later ones bring little
+
+
 class JobSpec(Frozen):
     """A job as stored: checked against the dataset and the catalogue, defaults filled in, nothing left to look up."""
 
@@ -206,6 +209,11 @@ class JobSpec(Frozen):
     @property
     def objective(self) -> Objective:
         return self.objectives[0]
+
+    @property
+    def n_members(self) -> int:
+        """How many of the trials that are kept may be joined to a soup or an ensemble."""
+        return min(self.keep_top, MAX_MEMBERS)
 
     @property
     def provided(self) -> frozenset[str]:

@@ -45,7 +45,7 @@ def finish_order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
     anchors = [t for t in able if trials[t.trial_id].anchor is not None]
     alone = leads | {t.number for t in able if not repeatable(spec, trials[t.trial_id])}
     winner, recipe = chosen_recipe(spec, able, seeds, of, alone)
-    others = [t for t in able if t.number in recipe or t in able[: spec.keep_top]]
+    others = [t for t in able if t.number in recipe or t in able[: spec.n_members]]
 
     def candidate(trial: Measured) -> FinishCandidate:
         row = trials[trial.trial_id]
@@ -59,7 +59,7 @@ def finish_order(context: Context, job_id: str, scratch: Path) -> FinishOrder:
         winner=candidate(winner),
         anchors=tuple(candidate(t) for t in sorted(anchors, key=lambda t: t.number)),
         others=tuple(candidate(t) for t in others if t not in anchors and t != winner),
-        combining=combining(spec), n_members=spec.keep_top, confirmed=tuple(seeds),
+        combining=combining(spec), n_members=spec.n_members, confirmed=tuple(seeds),
         front=front_points(stand, spec),
         data=DataFacts(
             dataset_id=dataset.id, name=dataset.name, content_hash=str(dataset.content_hash),

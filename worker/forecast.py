@@ -134,7 +134,7 @@ def _with_finish(
     plain_s = estimate.finish_s(rehearsed, n_test=counts.test, n_checked=checked, n_networks=n_networks)
     if not spec.combine:
         return spec, plain_s
-    with_s = plain_s + estimate.combining_s(rehearsed, n_val=counts.val, n_test=counts.test, n_members=spec.keep_top)
+    with_s = plain_s + estimate.combining_s(rehearsed, n_val=counts.val, n_test=counts.test, n_members=spec.n_members)
     if spec.budget.wall_s is None or with_s - plain_s <= estimate.COMBINED_SHARE * spec.budget.wall_s:
         return spec, with_s
     notes.append("no soups and ensembles: in the time given, more trials are worth more than making them")

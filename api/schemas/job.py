@@ -179,8 +179,8 @@ class JobCreate(BaseModel):
     keep_top: Annotated[int, Field(ge=1, le=50)] = 3
     combine: StrictBool | None = Field(
         default=None,
-        description="Whether a soup (mean of weights) or an ensemble of the best `keep_top` trials may be handed back, "
-        "where val says that it is better. Default: the preset's.",
+        description="Whether a soup (mean of weights) or an ensemble of the best `keep_top` trials, five at most, may "
+        "be handed back, where val says that it is better. Default: the preset's.",
     )
     confirm: Confirm | Literal[False] | None = Field(
         default=None,

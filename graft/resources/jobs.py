@@ -66,7 +66,7 @@ class Jobs:
         `limits`: {"latency_ms": {"at_most": 20}}; only trials that keep within them can win.
         `screen`: whether the sources' ranking before training may reorder them and leave hopeless ones out.
         `learn_from`: whose finished jobs say what to try first: "workspace", "installation" or "nothing".
-        `combine`: whether a soup or an ensemble of the best `keep_top` trials may be handed back.
+        `combine`: whether a soup or an ensemble of the best `keep_top` trials, five at most, may be handed back.
         `confirm`: {"top": 3, "seeds": 2} trains the best three again with two more seeds each before one is chosen.
         A lost answer is asked for again under the same Idempotency-Key, so it never starts a second job.
         """
