@@ -121,6 +121,9 @@ def write_onnx(
 ) -> None:
     """One file with the weights inside, any batch size; Conflict("export_failed") if the network has no ONNX form."""
     graph = ExportedNetwork(copy.deepcopy(network).cpu().float(), temperature).eval()
+    for module in graph.modules():
+        if "inplace" in vars(module):  # the exporter takes such operations apart, in twice the time
+            vars(module)["inplace"] = False
     sample = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # two: a batch of one would be taken for a constant
     try:
         program = torch.onnx.export(

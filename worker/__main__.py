@@ -10,7 +10,7 @@ import threading
 from domain.errors import GraftError
 from store.queue import QUEUES
 from store.settings import Settings, load
-from worker.context import greeting, open_context
+from worker.context import open_context
 from worker.crew import ChildDied
 from worker.loop import run
 
@@ -51,9 +51,6 @@ def serve_local(settings: Settings, queues: list[str], *, watch_parent: bool) ->
     signal.signal(signal.SIGINT, stop)
     if watch_parent:
         threading.Thread(target=_watch, args=(stop,), daemon=True).start()
-    if "trials" in queues:
-        context.crew.start()
-        print(greeting(context, queues), flush=True)
     run(context, queues)
 
 

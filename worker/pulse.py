@@ -24,11 +24,15 @@ class Pulse:
 
     def start(self) -> None:
         """Says so before work is taken, since `advance` counts workers; where nobody listens yet, a little later."""
+        self.tell()
+        self._thread.start()
+
+    def tell(self) -> None:
+        """Say at once what has changed; where the database does not answer, the next heartbeat says it."""
         try:
             self._say()
         except GraftError as error:
             log.warning("no greeting: %s", error)
-        self._thread.start()
 
     def stop(self) -> None:
         self._done.set()

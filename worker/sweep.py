@@ -57,7 +57,7 @@ def sweep(context: Context) -> bool:
     for row, states in WORK.items():
         _take_back(context, row)
         _give_up(context, row, states)
-    _ring_again(context)
+    ring_again(context)
     _expire_uploads(context)
     with context.transaction() as session:
         forget_silent(session, after_s=20 * settings.lease_s)
@@ -127,8 +127,9 @@ def _give_up(context: Context, row: type[Any], states: Collection[str]) -> None:
                 after_commit(session, partial(context.doorbell.wake, "advance", held.id))
 
 
-def _ring_again(context: Context) -> None:
-    """The rows are the outbox: whatever waits for a handler and was not rung for lately is rung for again."""
+def ring_again(context: Context, *, whatever: bool = False) -> None:
+    """The rows are the outbox: what waits for a handler and was not rung for lately is rung for again; or `whatever`
+    waits, by one who has just begun to listen."""
     going = (*WORK[JobRow], JobState.RUNNING)
     calls: list[tuple[str, type[Any], Collection[str], float]] = [
         ("prepare_dataset", DatasetRow, WORK[DatasetRow], RING_AGAIN_S),
@@ -137,7 +138,7 @@ def _ring_again(context: Context) -> None:
     ]
     for handler, row, states, quiet_s in calls:
         with context.transaction() as session:
-            waiting = due(session, row, states, quiet_s=quiet_s)
+            waiting = due(session, row, states, quiet_s=0.0 if whatever else quiet_s)
         for row_id in waiting:
             context.doorbell.wake(handler, row_id)
 
