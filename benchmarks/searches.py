@@ -33,7 +33,7 @@ from benchmarks.search_table import figures_of, shown_of
 from benchmarks.table import OUT, machine, publish
 from intake.packs import open_pack
 
-BUDGET_S = 90.0
+BUDGET_S = 120.0
 N_SEEDS = 3
 GRACE_S = 180.0  # after the budget, for what is asked only to draw curves; more where the cores are busy
 
