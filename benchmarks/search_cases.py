@@ -43,6 +43,7 @@ CASES = (
     SearchCase("neu_surface", 5, 34, 100),
     SearchCase("blood_cells", 10, 67, 200),
     SearchCase("hymenoptera", 40, 100, 140),
+    SearchCase("cifar10_subset", 20, 20, 300),
 )
 
 

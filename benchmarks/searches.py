@@ -1,7 +1,7 @@
 """A whole search beside what people would use instead: the same machine, weights, splits and wall time.
 
     python -m benchmarks searches --make-rivals      installs Ray and AutoGluon in environments of their own, once
-    python -m benchmarks searches                    3 cases x 3 seeds x 7 contenders, an hour on two cores
+    python -m benchmarks searches                    4 cases x 3 seeds x 7 contenders, 80 minutes on two cores
     python -m benchmarks searches --only graft --seeds 1 --budget-s 30
 
 Every contender has one core and everything it starts shares it, so two of them run at a time. Its clock begins with its

@@ -17,7 +17,7 @@ def test_a_trial_rests_at_a_rung_is_promoted_and_goes_on_without_starting_over(t
         with service.client() as client:
             dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900)
             job = client.jobs.submit(
-                dataset.id, sources=["scratch:smallnet"], trials=13, anchors=False, n_folds=1, objective="log_loss",
+                dataset.id, sources=["scratch:smallnet"], trials=22, anchors=False, n_folds=1, objective="log_loss",
                 sampler="random", pruner="halving", space=SPACE, seed=1,
             )  # fmt: skip
             done = client.jobs.wait(job.id, timeout_s=1500)
