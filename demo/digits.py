@@ -50,9 +50,8 @@ SPACE_B = {
     **SPACE,
     "steps": {"low": 24, "high": 60},
     "optimizer.lr_head": {"low": 0.03, "high": 0.2},
-    "batch_norm": "train",
 }
-SPACE_B_TRANSFER = {**SPACE_B, "optimizer.inner_ratio": 1.0}
+SPACE_B_TRANSFER = {**SPACE_B, "optimizer.inner_ratio": 1.0, "batch_norm": "train"}
 
 NAMES = {
     "scratch": "from scratch, default",
