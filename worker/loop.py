@@ -10,7 +10,6 @@ from domain.errors import GraftError
 from store.queue import HANDLERS as QUEUE_OF
 from store.queue import listen_local
 from worker.context import Context, greeting
-from worker.crew import ChildDied
 from worker.handlers import handle
 from worker.pulse import Pulse
 from worker.sweep import ring_again
@@ -57,14 +56,14 @@ def run(context: Context, queues: Sequence[str]) -> None:
     """Until `context.stopping` is set. Work under way is brought to a resume point first. Raises ChildDied if the trial
     process does not start."""
     pulse = Pulse(context, queues)
-    died: list[ChildDied] = []
+    failed: list[Exception] = []
 
     def warm_up() -> None:
         """Seconds, in which the other lanes work already."""
         try:
             context.crew.start()
-        except ChildDied as error:
-            died.append(error)
+        except Exception as error:  # a lane would die of it without a word
+            failed.append(error)
             context.stopping.set()
         else:
             sys.stdout.write(greeting(context, queues) + "\n")
@@ -85,8 +84,8 @@ def run(context: Context, queues: Sequence[str]) -> None:
                 lane.close()
             pulse.stop()
             context.crew.stop()
-    if died:
-        raise died[0]
+    if failed:
+        raise failed[0]
 
 
 def _catch_up(context: Context) -> None:
