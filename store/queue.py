@@ -64,8 +64,12 @@ def celery_app(settings: Settings) -> "Celery":
         broker_connection_retry_on_startup=True, broker_connection_max_retries=None, broker_connection_timeout=5,
         broker_transport_options={
             "socket_keepalive": True, "socket_timeout": 30, "socket_connect_timeout": 5, "health_check_interval": 25,
-            "retry_on_timeout": True,
+            "retry_on_timeout": False, "ack_emulation": False,
         },
+        # The worker waits for its broker in one place only. Remote control listens on a connection of its own, and when
+        # a broker was away for a moment, kombu 5.7 can wait there for an answer that never comes, and hear no ring.
+        # Acknowledging is one more question to the broker, for a ring that may be lost.
+        worker_enable_remote_control=False,
         worker_hijack_root_logger=False, worker_send_task_events=False, task_send_sent_event=False,
         enable_utc=True,
     )  # fmt: skip
