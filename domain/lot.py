@@ -11,6 +11,8 @@ from domain.dataset import Statistics
 from domain.job import Budget, CombinedKind, Confirmed, FrontPoint, JobResult, Objective
 from domain.recipe import Recipe
 
+Precision = Literal["auto", "float32", "bfloat16"]  # auto: whichever a few timed steps find faster
+
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +55,8 @@ class LotOrder(Frozen):
     scratch: str  # folder for the files of this lot; emptied by the parent
     activations: str | None = None  # folder that the workers of this machine share, of this workspace alone
     device: str = "cpu"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
+    paces: str | None = None  # folder of the machine, for what was found out about "auto"
     n_threads: int = 1
 
 

@@ -174,7 +174,7 @@ class Bench:
         fraction = self.recipe.data.fraction
         part = None if fraction == 1 else (fraction, self.recipe.seed)  # drawn by the trial's seed
         items = (setting.pack_key, setting.order.n_folds, self.fold, part)
-        return PREPARED.get((setting.start_key, items, setting.order.precision, key), make)
+        return PREPARED.get((setting.start_key, items, setting.precision, key), make)
 
     def remark(self, sentence: str) -> None:
         """Say in the report where the trial departs from the letter of a method."""

@@ -23,6 +23,7 @@ from domain.trial import Report, TrialOutcome
 from models.weights import save_weights
 from transfer import measures, memory, resume, warm
 from transfer.fold import FoldRun, Logits, Sight, choose, measure
+from transfer.pace import Precision
 from transfer.setting import Halted, Setting
 
 Stopped = Callable[[str], str]
@@ -38,9 +39,13 @@ class Fit:
         self._active: _Trial | None = None
 
     def __iter__(self) -> Iterator[Report]:
-        for trial in self._trials.values():
-            self._active = trial
-            yield from trial.train()
+        for trial_id in self._trials:
+            yield from self.train(trial_id)
+
+    def train(self, trial_id: str) -> Iterator[Report]:
+        """One trial to its end; heads that are trained together are trained with the first of them."""
+        self._active = self._trials[trial_id]
+        yield from self._active.train()
 
     def save(self, folder: Path, trial_id: str | None = None) -> None:
         """A resume point of a trial, the one that reported last by default; after a report, or once it is paused."""
@@ -79,6 +84,7 @@ class _Trial:
         self.error: GraftError | None = None
         self.files: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
+        self._precision: Precision | None = None  # once it has begun
         self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
         self.peak_bytes = 0
         self._read: resume.Point | None = None  # what it began from, until its fit stands as it was there
@@ -106,7 +112,8 @@ class _Trial:
     def _train(self) -> Iterator[Report]:
         memory.forget_peak(self.order.device)
         self._read = self._read_resume_point()
-        setting = Setting(self.order, self.trial, self._stopped)
+        setting = Setting(self.order, self.trial, self._stopped, self._precision)
+        self._precision = setting.precision
         while self.fold < setting.n_fits:
             self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
@@ -188,7 +195,8 @@ class _Trial:
         np.savez(folder / "predictions.npz", logits=logits, targets=targets, rows=rows)
         self.metrics |= measures.of_network(setting, folder / "weights.safetensors", self.run.bench.source_head)
         self.files = {"weights": str(folder / "weights.safetensors"), "predictions": str(folder / "predictions.npz")}
-        self.facts |= {"n_val": len(rows), "phases": [o.to_json() for o in self.run.outcomes]}
+        self.facts |= {"n_val": len(rows), "precision": setting.precision}
+        self.facts["phases"] = [outcome.to_json() for outcome in self.run.outcomes]
 
     def _fail(self, error: GraftError) -> None:
         self.state, self.error, self.value = "FAILED", error, None  # what it was worth on the way is no score
@@ -218,7 +226,8 @@ class _Trial:
         facts = {
             "fingerprint": resume.fingerprint(self.order, self.trial), "fold": self.fold, "cost_s": self.cost_s,
             "value": self.value, "choices": [fold["choice"] for fold in self.folds],
-            "run": None if run is None else run.facts(), "remarks": self.facts.get("remarks", []),
+            "run": None if run is None else run.facts(), "precision": self._precision,
+            "remarks": self.facts.get("remarks", []),
         }  # fmt: skip
         resume.write(folder, facts, tensors)
 
@@ -231,6 +240,7 @@ class _Trial:
             return None
         facts, tensors = saved
         self.fold, self.cost_s, self.value = facts["fold"], facts["cost_s"], facts["value"]
+        self._precision = facts["precision"]
         if facts["remarks"]:
             self.facts["remarks"] = facts["remarks"]
         for place, choice in enumerate(facts["choices"]):

@@ -19,6 +19,7 @@ from torchvision.ops import StochasticDepth
 from domain.errors import GraftError
 from models.network import Seen
 from transfer.bench import Bench, Drawn, Pools
+from transfer.heads import Snapshot, together
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
 from transfer.phase import OptimizerSpec, Phase, covers
@@ -62,7 +63,7 @@ class Loop:
         if not self.optimizer.decoupled:
             self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
         self._choose_prefix()
-        self._evaluations = self._when_to_evaluate()
+        self.evaluations = self._when_to_evaluate()
 
     # --- set-up
 
@@ -139,7 +140,7 @@ class Loop:
         self.depth = units.index(True) if True in units else len(units)
         self.kept: Kept | None = None  # what is read instead of computed: val, and
         self._shown: Prefix | None = None  # this epoch's looks, where they are kept too
-        self._keeps_looks = False
+        self.keeps_looks = False
         if self.depth == 0 or self._wants_input_gradient or self._needs_taps or self.bench.whole:
             return
         kept = Kept(self.setting, self.net, self.depth, untouched=not self.bench.touched(self.depth))
@@ -152,7 +153,7 @@ class Loop:
         if self._fill(kept, None, self.bench.val if len(self.bench.val) else self.bench.train[:1]) is not None:
             n_shown = self.n_steps * self.recipe.data.batch_size
             self.kept = kept
-            self._keeps_looks = pays(self.setting, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks)
+            self.keeps_looks = pays(self.setting, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks)
 
     def filled(self, view: int | None, items: Items) -> Prefix | None:
         """Kept activations of a look at `items`; None if this phase keeps none."""
@@ -166,7 +167,7 @@ class Loop:
 
     def _show(self) -> None:
         """Have the looks of this epoch's items ready, where they are kept."""
-        if self._keeps_looks:
+        if self.keeps_looks:
             view = self.setting.task.view_of(self.seed, self.epoch, self.recipe.data)
             self._shown = self.filled(view, self._drawn.items)
 
@@ -187,6 +188,12 @@ class Loop:
         """Take the remaining steps; yields after each one at which the network should be evaluated."""
         if not self._opened:
             self._open_epoch()
+        if (snapshots := together(self)) is not None:
+            for snapshot in snapshots:
+                self.bench.ask()
+                self._become(snapshot)
+                yield
+            return
         while self.step < self.n_steps:
             self.bench.ask()
             if self.batch == self._n_batches:
@@ -195,8 +202,20 @@ class Loop:
             self._train_step(self.recipe.optimizer.warmup_frac)
             self.batch += 1
             self.step += 1
-            if self.step in self._evaluations or self.step == self.n_steps:
+            if self.step in self.evaluations or self.step == self.n_steps:
                 yield
+
+    def _become(self, snapshot: Snapshot) -> None:
+        """What the head was at an evaluation when it was trained beside its peers."""
+        self._n_summed += snapshot.step - self.step
+        self.step, self.epoch = snapshot.step, snapshot.epoch
+        self._open_epoch()
+        self.batch, self._sums = snapshot.batch, dict(snapshot.sums)
+        with torch.no_grad():
+            for name, value in snapshot.weights.items():
+                self.weights[name].copy_(value)
+        self.optimizer.restore({f"velocity/{name}": value for name, value in snapshot.velocity.items()})
+        self.check()
 
     def _train_step(self, warmup_frac: float) -> None:
         if self._random_layers:  # dropout draws from the global state: no other way in

@@ -4,7 +4,8 @@ What a file may say: SPACE (param -> range), NEEDS, NEEDS_BY (param -> value -> 
 recipe -> the values it works with), COMPARES (what of the network it sets against its guide's: maps, the map of the
 middle stage, or maps of equal widths), IGNORES (places in the recipe that mean nothing beside it), SEARCHED;
 ADDS_WEIGHTS if the finished network stays larger for it, INPUT_GRADIENT if its loss differentiates with respect to
-inputs, CONV_TAPS if it looks at last convolutions; and any of the six functions that `fit` calls:
+inputs, CONV_TAPS if it looks at last convolutions, DECAYS_NEW (the param b, if b/2 ||w||^2 is all it does to new
+weights); and any of the six functions that `fit` calls:
 
     prepare(bench, **params) -> dict[str, Tensor]               once per fit, before training, the network at its start
     rebuild(net, site, **params) -> Rebuilt                     change the network

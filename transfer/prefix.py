@@ -107,7 +107,7 @@ def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | No
     data = setting.recipe.data
     looks = None if view is None else (view, data.augmentation, data.flip)
     folds = setting.order.n_folds > 1
-    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.order.precision, looks, folds)
+    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.precision, looks, folds)
     SHARED.shrink()
     folder = None if setting.order.activations is None else Path(setting.order.activations)
     return SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
@@ -158,7 +158,7 @@ def _facts(setting: Setting, depth: int, view: int | None) -> dict[str, Any]:
         "pixels": [pack.canvas, pack.crop, pack.resize, pack.interpolation],
         "preprocessing": setting.preprocessing.model_dump(mode="json"),
         "view": None if view is None else [view, data.augmentation, data.flip],
-        "precision": setting.order.precision, "device": setting.device.type, "n_threads": setting.order.n_threads,
+        "precision": setting.precision, "device": setting.device.type, "n_threads": setting.order.n_threads,
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from domain.lot import LotOrder, TrialOrder
 from models.weights import read_weights, save_weights
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TENSORS, FACTS = "state.safetensors", "state.json"
 Point = tuple[dict[str, Any], dict[str, Tensor]]  # facts and tensors
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from domain.errors import Invalid
+from domain.heads import n_frozen
 from domain.lot import LotOrder, TeacherFiles, TrialOrder
 from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
@@ -22,6 +23,7 @@ from models.facts import facts_of, preprocessing_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
 from transfer.checkpoint import open_checkpoint
+from transfer.pace import Precision, faster
 from transfer.parts import BoundPart, bind_all
 from transfer.source_data import SourceData
 from transfer.views import Items
@@ -47,9 +49,11 @@ class Halted(Exception):
 
 
 class Setting:
-    """One trial on this machine."""
+    """One trial on this machine. `precision` is what it has been trained in so far."""
 
-    def __init__(self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str]) -> None:
+    def __init__(
+        self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str], precision: Precision | None = None
+    ) -> None:
         self.order = order
         self.trial = trial
         self.recipe: Recipe = trial.recipe
@@ -64,6 +68,14 @@ class Setting:
         self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
         weights = trial.source.weights
         self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
+        self.precision: Precision = precision or self._precision()
+
+    def _precision(self) -> Precision:
+        if self.order.precision != "auto":
+            return self.order.precision
+        n_stages = len(facts_of(member(self.recipe.backbone)).stages)
+        frozen = n_frozen(self.recipe, n_stages)
+        return "float32" if frozen == n_stages else faster(self, frozen)  # what a head reads is computed once
 
     def _open(self, folder: Path) -> tuple[Pack, tuple[object, ...], Any]:
         """A pack, what tells it from others, and it seen as a learning problem."""
@@ -131,10 +143,10 @@ class Setting:
 
     def seed(self, *place: int) -> int:
         """A seed for one place of the trial; places that differ have unrelated seeds."""
-        return int(np.random.SeedSequence([self.recipe.seed, *place]).generate_state(1, np.uint64)[0])
+        return seed_of(self.recipe.seed, *place)
 
     def autocast(self) -> AbstractContextManager[object]:
-        if self.order.precision == "bfloat16":
+        if self.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
@@ -216,6 +228,11 @@ class Setting:
 
         key = ("teacher", file_key(files.weights), files.recipe.model_dump_json(), self.n_classes, str(self.device))
         return ONLOOKERS.get(key, make)
+
+
+def seed_of(seed: int, *place: int) -> int:
+    """The seed of one place of a trial of this seed."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0])
 
 
 def onlooker(net: Net) -> Net:

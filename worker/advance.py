@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from domain.catalogue import catalogue
 from domain.errors import Conflict, GraftError
+from domain.heads import AT_ONCE
 from domain.job import JobSpec
 from domain.states import JobState, LotState, TrialState
 from domain.teaching import N_ENSEMBLE, TEACHER, fixed_trials
@@ -39,7 +40,7 @@ from store.trials import (
 from store.workers import live_workers
 from worker.budgets import is_late, why_spent
 from worker.context import Context
-from worker.proposals import propose
+from worker.proposals import propose_lot
 from worker.repeats import leading, seeds_of_one_recipe
 from worker.rungs import promoted
 from worker.searches import SEARCHES
@@ -60,7 +61,8 @@ class Plan:
     spec: JobSpec
     first: int  # next free trial number
     n_places: int  # lots that may be opened now
-    n_new: int  # of them, new ones that the budget allows
+    n_new: int  # new trials that the budget allows
+    n_each: int  # of them, most in one lot: every worker is to have some
     resting: bool  # whether trials rest at a rung: some may go on now
     spent: bool  # nothing runs, and no new trial is allowed
     waiting: tuple[str, ...]  # lots inserted before
@@ -81,11 +83,13 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
         new = promoted(context, job_id, plan.spec, plan.n_places) if plan.resting else []
         if plan.resting and plan.spent and not new:
             _end_at_rest(context, job_id)
-        for number in range(plan.first, plan.first + min(plan.n_new, plan.n_places - len(new))):
-            lot_id = _insert(context, job_id, plan, number)
+        number, end = plan.first, plan.first + plan.n_new
+        while number < end and len(new) < plan.n_places:
+            lot_id, n_trials = _insert(context, job_id, plan, number, min(plan.n_each, end - number))
             if lot_id is None:
                 break
             new.append(lot_id)
+            number += n_trials
     except Conflict as moved:  # by another process, between our reading and our writing: it has done our work
         log.info("%s", moved.detail)
         return None
@@ -124,7 +128,7 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     n_fixed = len(fixed_trials(spec, catalogue())) if outlook(spec, trials) == "later" else None
     most = (limit - len(trials) for limit in (spec.budget.trials, n_fixed) if limit is not None)
     n_places = max(0, n_parallel * ahead - len(open_lots))
-    n_new = max(0, min((n_places, *most)))
+    n_new = max(0, min((n_places * AT_ONCE, *most)))
     at = float(session.scalar(select(now())) or 0.0)
     waiting = [lot for lot in open_lots if lot.state == LotState.WAITING and lot.not_before <= at]
     # Messages would pile up while every worker is busy for an hour; a job that was resumed just now waits for nothing.
@@ -133,7 +137,8 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
         session.execute(update(LotRow).where(LotRow.id.in_(unheard)).values(woken_at=now()))
     return Plan(
         spec, first=max((t.number for t in trials), default=-1) + 1, n_places=n_places, n_new=n_new,
-        resting=bool(lots_of(session, job.id, [LotState.PAUSED])), spent=not open_lots and n_new == 0,
+        n_each=max(1, n_new // n_parallel), resting=bool(lots_of(session, job.id, [LotState.PAUSED])),
+        spent=not open_lots and n_new == 0,
         waiting=tuple(lot.id for lot in sorted(waiting, key=lambda lot: lot.created_at)), unheard=frozenset(unheard),
     )  # fmt: skip
 
@@ -256,23 +261,25 @@ def _kept(session: Session, job: JobRow, spec: JobSpec, ended: Sequence[TrialRow
     return kept | {t.id for t in leading(session, job.id, spec)} | seeds_of_one_recipe(ended)
 
 
-def _insert(context: Context, job_id: str, plan: Plan, number: int) -> str | None:
-    """Insert trial `number` as a lot of its own; None if nothing is to be proposed, or another process was faster."""
+def _insert(context: Context, job_id: str, plan: Plan, number: int, most: int) -> tuple[str | None, int]:
+    """Insert a lot of new trials from `number` on, and say how many; None if nothing is to be proposed, or another
+    process was faster."""
     with SEARCHES.of(job_id, plan.spec) as search:
         try:
-            new = propose(context, job_id, plan.spec, search, number)
+            new = propose_lot(context, job_id, plan.spec, search, number, most)
         except Exception as error:  # the same history fails the same way again: the search is at its end
             log.warning("%s: no recipe for trial %d", job_id, number, exc_info=not isinstance(error, GraftError))
             _give_in(context, job_id, error)
-            return None
+            return None, 0
         lot = None
         try:
             with context.transaction() as session:
-                lot = insert_lot(session, job_id, [new])
+                lot = insert_lot(session, job_id, new)
         finally:
             if lot is None:
-                search.forget(number)
-    return lot.id if lot is not None else None
+                for trial in new:
+                    search.forget(trial.number)
+    return (lot.id, len(new)) if lot is not None else (None, 0)
 
 
 def _give_in(context: Context, job_id: str, error: Exception) -> None:

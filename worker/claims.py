@@ -95,4 +95,5 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
         n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
         activations=str(context.cache / claimed.workspace_id / "activations"),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
+        paces=str(context.cache / "paces"),
     )  # fmt: skip

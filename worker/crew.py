@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Literal
+from typing import get_args
 
+from domain.lot import Precision
 from store.settings import Settings
 from worker.wire import Alive, Done, FromChild, Hello, Message, Refused, Wish, Wishes, receive_news, send
 
@@ -181,5 +182,5 @@ def _clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in _PASSED_ON or k.startswith(_PREFIXES)}
 
 
-def precision_of(facts: dict[str, str | int | float | bool]) -> Literal["float32", "bfloat16"]:
-    return "bfloat16" if facts["precision"] == "bfloat16" else "float32"
+def precision_of(facts: dict[str, str | int | float | bool]) -> Precision:
+    return next(p for p in get_args(Precision) if p == facts["precision"])

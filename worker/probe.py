@@ -140,6 +140,7 @@ def _order(
         lot_id=job_id, fence=fence, trials=tuple(trials), objective=spec.objective, n_folds=spec.n_folds,
         classes=tuple((dataset.summary or {})["classes"]), scratch=str(scratch),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
+        paces=str(context.cache / "paces"),
     )  # fmt: skip
 
 

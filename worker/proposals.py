@@ -3,7 +3,9 @@
 from domain.catalogue import catalogue
 from domain.errors import GraftError
 from domain.feasible import Feasible
+from domain.heads import AT_ONCE, head_key
 from domain.job import JobSpec, Values, WarmStart
+from domain.recipe import Recipe
 from domain.teaching import fixed_trials
 from search.study import Search, derive_seed
 from store.trials import NewTrial, count_origin
@@ -34,6 +36,31 @@ def propose(context: Context, job_id: str, spec: JobSpec, search: Search, number
     if n_warm < len(spec.warm_starts):
         return _warm(spec, spec.warm_starts[n_warm], number)
     return tried_cheaply(spec, _asked(spec, search, number))
+
+
+def propose_lot(context: Context, job_id: str, spec: JobSpec, search: Search, first: int, most: int) -> list[NewTrial]:
+    """Trials `first`, `first + 1`, …, up to `most` of them, for one lot: one, or heads that are trained together."""
+    found = [propose(context, job_id, spec, search, first)]
+    key = _head_key(found[0])
+    while key is not None and len(found) < min(most, AT_ONCE):
+        number = first + len(found)
+        try:
+            new = propose(context, job_id, spec, search, number)
+        except GraftError:  # it is met again when this number comes first
+            break
+        if _head_key(new) != key:
+            search.forget(number)  # asked for again in its turn
+            break
+        found.append(new)
+    return found
+
+
+def _head_key(new: NewTrial) -> str | None:
+    """`head_key` of what the sampler proposed. What else comes next depends on the rows of what came before."""
+    if new.anchor is not None or "origin" in new.attrs:
+        return None
+    recipe = Recipe.model_validate(new.recipe)
+    return head_key(recipe, len(catalogue().backbone(recipe.backbone).stages))
 
 
 def seed_of(spec: JobSpec, number: int) -> int:

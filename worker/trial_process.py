@@ -26,6 +26,7 @@ from transfer.finish import finish
 from transfer.fit import Fit
 from transfer.memory import held_bytes
 from transfer.rehearsal import export_s, look_s
+from transfer.setting import Setting
 from worker.machine import describe_machine
 from worker.ranking import examined
 from worker.wire import (
@@ -133,13 +134,13 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         return "stop" if wish == "cancel" else wish
 
     fit = Fit(order, stopped=stopped)
-    for report in fit:
-        line.send(Reported(report=report))
-        if report.share < 1.0 and time.monotonic() - saved_at >= resume_every_s:
-            n_saved += 1
-            _save(line, fit, report.trial_id, scratch / f"resume-{report.trial_id}-{n_saved}")
-            saved_at = time.monotonic()
     for trial in order.trials:
+        for report in fit.train(trial.trial_id):
+            line.send(Reported(report=report))
+            if report.share < 1.0 and time.monotonic() - saved_at >= resume_every_s:
+                n_saved += 1
+                _save(line, fit, trial.trial_id, scratch / f"resume-{trial.trial_id}-{n_saved}")
+                saved_at = time.monotonic()
         outcome = fit.outcome(trial.trial_id)
         if outcome.state == "PAUSED":
             _save(line, fit, trial.trial_id, scratch / f"resume-{trial.trial_id}-last")
@@ -164,6 +165,7 @@ def _probe_one(
         late = not marks and limit_s is not None and now - began > limit_s
         return "stop" if late or len(marks) > n_steps else "go"
 
+    Setting(order, trial, lambda _: "go")  # what is found out once per machine is no part of what a trial takes
     base_bytes = held_bytes(order.device)
     began = time.perf_counter()
     fit = Fit(order.model_copy(update={"trials": (trial,)}), stopped=stopped)

@@ -42,6 +42,7 @@ SPACE = {
     "scope": Choice(options=("kernels", "all"), default="kernels"),
     "proximal": Choice(options=(True, False), default=True),
 }
+DECAYS_NEW = "beta"
 NEEDS = ("start",)
 
 

@@ -57,6 +57,7 @@ SPACE = {
     "on": Choice(options=("target", "source"), default="target"),
     "proximal": Choice(options=(True, False), default=True),
 }
+DECAYS_NEW = "beta"
 NEEDS = ("start", "source_head")
 NEEDS_BY = {"on": {"source": "source_data"}}
 

@@ -32,6 +32,7 @@ SPACE = {
     "beta": FloatRange(low=1e-4, high=1e-1, log=True, default=1e-2),
     "scope": Choice(options=("kernels", "all"), default="kernels"),
 }
+DECAYS_NEW = "beta"
 NEEDS = ("start",)
 SEARCHED = True
 

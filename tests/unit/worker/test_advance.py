@@ -78,6 +78,47 @@ def test_as_many_at_once_as_there_are_workers_and_short_trials_one_ahead(place: 
     assert len(place.trials(job_id)) == 4
 
 
+HEADS = {
+    "steps": 100, "data.batch_size": 32, "data.resolution": 64, "data.augmentation": 0.0, "data.flip": False,
+    "data.mixup_alpha": 0.0, "head.kind": "linear", "optimizer.name": "sgd", "schedule": "freeze",
+    "schedule.freeze.depth": 5,
+}  # fmt: skip
+
+
+def lots(place: Workshop, job_id: str) -> list[list[int]]:
+    """Numbers of the trials of each lot."""
+    found: dict[str, list[int]] = {}
+    for trial in place.trials(job_id):
+        found.setdefault(trial.lot_id, []).append(trial.number)
+    return list(found.values())
+
+
+def test_heads_on_frozen_stages_are_asked_for_together(place: Workshop) -> None:
+    job_id = place.job(overrides=HEADS, budget=Budget(trials=40), anchors=False, parallel=2)
+    place.write(JobRow, job_id, estimate={"s_per_trial": 600.0})  # nothing is asked ahead
+    advance(place.context, job_id)
+    assert lots(place, job_id) == [list(range(16)), list(range(16, 32))]
+    rates = [t.recipe["optimizer"]["lr_head"] for t in place.trials(job_id)]
+    assert len(set(rates)) == len(rates)
+    advance(place.context, job_id)
+    assert len(place.trials(job_id)) == 32, "nobody is free"
+
+    few = place.job(overrides=HEADS, budget=Budget(trials=7), anchors=False, parallel=3)
+    advance(place.context, few)
+    assert lots(place, few) == [[0, 1], [2, 3], [4, 5], [6]], "every worker is to have some"
+
+
+def test_what_cannot_be_trained_together_has_a_lot_of_its_own(place: Workshop) -> None:
+    job_id = place.job(overrides=HEADS | {"schedule.freeze.depth": [4, 5]}, budget=Budget(trials=20), parallel=20)
+    advance(place.context, job_id)
+    trials = {t.number: t.recipe["schedule"]["params"]["depth"] for t in place.trials(job_id)[3:]}
+    assert set(trials.values()) == {4, 5}
+    for numbers in lots(place, job_id):
+        assert len(numbers) == 1 or {trials[n] for n in numbers} == {5}
+    sizes = [len(numbers) for numbers in lots(place, job_id)]
+    assert sizes[:3] == [1, 1, 1], "fixed recipes come one by one"
+
+
 def test_advanced_by_many_at_once_a_job_gets_each_number_once(open_workshop: Open) -> None:
     places = [open_workshop() for _ in range(6)]
     job_id = places[0].job(parallel=9)

@@ -1,0 +1,97 @@
+"""Which precision a trial is trained in where the order leaves it open."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from domain.lot import LotOrder
+from domain.recipe import Recipe
+from tests.toys import go, make_order, make_recipe
+from transfer import pace, warm
+from transfer.fit import Fit
+from transfer.setting import Setting
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    warm.forget()
+    pace.KNOWN.clear()
+
+
+@pytest.fixture
+def order(pack: Path, source: Path, tmp_path: Path) -> LotOrder:
+    return open_order(make_recipe(), pack, source, tmp_path)
+
+
+def open_order(recipe: Recipe, pack: Path, source: Path, tmp_path: Path, **given: object) -> LotOrder:
+    order = make_order(recipe, pack, source, tmp_path, **given)
+    return order.model_copy(update={"precision": "auto", "paces": str(tmp_path / "paces")})
+
+
+def setting_of(order: LotOrder) -> Setting:
+    return Setting(order, order.trials[0], go)
+
+
+def notes(order: LotOrder) -> list[Path]:
+    return sorted(Path(str(order.paces)).glob("*.json"))
+
+
+def change(file: Path, precision: str) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": precision}))
+    pace.KNOWN.clear()  # as in another process
+
+
+def test_both_are_timed_once_and_the_answer_is_kept_for_the_machine(order: LotOrder) -> None:
+    first = setting_of(order).precision
+    (note,) = notes(order)
+    told = json.loads(note.read_text())
+    assert told["precision"] == first
+    assert all(told["seconds"][precision] > 0 for precision in ("float32", "bfloat16"))
+    for other in ("bfloat16", "float32"):
+        change(note, other)
+        assert setting_of(order).precision == other
+    note.write_text("{")
+    pace.KNOWN.clear()
+    assert setting_of(order).precision in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "wanted"),
+    [(1.0, 0.95, "float32"), (1.0, 0.5, "bfloat16"), (1.0, 2.0, "float32"), (0.004, 0.001, "float32")],
+)
+def test_the_faster_one_is_taken_by_a_margin_unless_it_is_quick_anyway(
+    float32: float, bfloat16: float, wanted: str
+) -> None:
+    assert pace.chosen({"float32": float32, "bfloat16": bfloat16}) == wanted
+
+
+def test_what_trains_a_head_alone_is_not_timed(pack: Path, source: Path, tmp_path: Path) -> None:
+    for schedule in (("freeze", {"depth": 32}), ("linear_probe", {})):
+        order = open_order(make_recipe(schedule=schedule), pack, source, tmp_path)
+        assert setting_of(order).precision == "float32"
+    assert notes(order) == []
+
+
+def test_a_trial_that_goes_on_keeps_its_precision(pack: Path, source: Path, tmp_path: Path) -> None:
+    order = open_order(make_recipe(), pack, source, tmp_path)
+    setting_of(order)
+    (note,) = notes(order)
+    change(note, "bfloat16")
+    whole = Fit(order, stopped=go)
+    reports = list(whole)
+
+    told: list[str] = []
+    half = Fit(order, stopped=lambda _: "pause" if told else "go")
+    for report in half:
+        told.append(report.trial_id)
+    half.save(tmp_path / "point")
+    assert len(told) < len(reports)
+    change(note, "float32")  # on a machine where that is faster
+    rest = Fit(open_order(make_recipe(), pack, source, tmp_path, resume=tmp_path / "point"), stopped=go)
+    list(rest)
+    assert rest.outcome("tr_1").facts["precision"] == "bfloat16"
+    one, two = (load_file(fit.outcome("tr_1").files["weights"]) for fit in (whole, rest))
+    assert all(torch.equal(one[name], two[name]) for name in one)

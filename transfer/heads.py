@@ -1,0 +1,213 @@
+"""Many linear heads on the same kept features, trained together.
+
+Trials of one lot that train nothing but a linear head (`domain.heads`) take the same steps on the same features. They
+differ in where the head begins, in the order of the items, in learning rate, momentum, clipping, smoothing and decay.
+Head m of M:
+
+    X (M, B, D) its items' features, Y (M, B, C) its smoothed targets, P = softmax(X W^T + b)
+    dW = (P - Y)^T X / B + beta W        (M, C, D)
+    db = sum_B (P - Y) / B  [+ beta b]   (M, C), decayed too where the penalty's scope is "all"
+    both times min(1, clip / (|(dW, db)| + 1e-6)), then  v <- momentum v + d,  w <- w - lr_t v
+
+The gradient of the cross-entropy of a linear map is written out, so that a step is four batched products for all heads,
+where one head alone is mostly the overhead of its calls. Each head ends where it would have ended by itself, up to the
+order of summation. Kernels alone decay unless a part says otherwise; nothing else of a penalty reaches a new head.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from domain.heads import head_key
+from domain.lot import TrialOrder
+from domain.recipe import Recipe
+from models.network import HEAD, new_head
+from transfer.parts import BoundPart, bind_all
+from transfer.setting import seed_of
+from transfer.warm import Shelf
+
+if TYPE_CHECKING:
+    from transfer.loop import Loop
+
+NAMES = (f"{HEAD}.weight", f"{HEAD}.bias")
+MAX_BYTES = 1 << 29  # of what is noted at evaluations
+
+
+class Snapshot(NamedTuple):
+    """A head after so many steps, and what its optimizer and its losses have come to."""
+
+    step: int
+    epoch: int
+    batch: int
+    weights: dict[str, Tensor]  # of the head by name: (C, D), (C,)
+    velocity: dict[str, Tensor]
+    sums: dict[str, Tensor]  # of every term since the snapshot before
+
+
+class Head(NamedTuple):
+    """What one head has of its own."""
+
+    trial_id: str
+    recipe: Recipe
+    seed: int  # of its phase
+    begin: int  # of its first weights
+    decay: float
+    decays_bias: bool
+    penalty: str | None  # name of the term
+
+
+def _n_bytes(runs: dict[str, list[Snapshot]]) -> int:
+    tensors = (t for run in runs.values() for s in run for t in (*s.weights.values(), *s.velocity.values()))
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+RUNS: Shelf[dict[str, list[Snapshot]]] = Shelf(MAX_BYTES, _n_bytes)
+
+
+def together(loop: "Loop") -> list[Snapshot] | None:
+    """What this phase's head is at its evaluations, trained beside its peers in the lot; None where it has none, or is
+    more than a head."""
+    setting = loop.setting
+    key = head_key(loop.recipe, loop.net.n_stages) if _trains_a_head(loop) else None
+    if key is None:
+        return None
+    peers = [head for trial in setting.order.trials if (head := _as_head(loop, trial, key)) is not None]
+    n_bytes = 8 * loop.net.feature_dim * setting.n_classes * len(loop.evaluations) * len(peers)
+    if len(peers) < 2 or setting.trial.trial_id not in [p.trial_id for p in peers] or n_bytes > MAX_BYTES:
+        return None
+    lot = (setting.order.lot_id, setting.order.fence, loop.bench.fold, setting.start_key, setting.pack_key, key)
+    return RUNS.get(lot, lambda: _train(loop, peers))[setting.trial.trial_id]
+
+
+def _trains_a_head(loop: "Loop") -> bool:
+    """Whether this phase is the first, and plain descent on a linear head above kept looks."""
+    phase = loop.phase
+    return (
+        loop.step == loop.index == 0 and loop.keeps_looks and loop.depth == loop.net.n_stages
+        and set(loop.weights) == set(NAMES) and not loop.bench.rates
+        and phase.patience is None and not phase.terms and not phase.optimizer
+        and loop.setting.precision == "float32"
+    )  # fmt: skip
+
+
+def _as_head(loop: "Loop", trial: TrialOrder, key: str) -> Head | None:
+    """What a trial of the lot is as a head beside this one; None if it is something else."""
+    own, recipe = loop.setting.trial, trial.recipe
+    same_files = (trial.pack, trial.source, trial.resume) == (own.pack, own.source, None)
+    if not same_files or head_key(recipe, loop.net.n_stages) != key:
+        return None
+    penalties = [part for part in bind_all(recipe) if part.slot == "regularizer"]
+    if any(not part.flag("DECAYS_NEW") for part in penalties):
+        return None
+    decay, decays_bias = _decay(penalties)
+    fold = loop.bench.fold
+    return Head(
+        trial.trial_id, recipe, seed_of(recipe.seed, fold, 1 + loop.index), seed_of(recipe.seed, fold), decay,
+        decays_bias, penalties[0].name if penalties else None,
+    )  # fmt: skip
+
+
+def _decay(parts: Sequence[BoundPart]) -> tuple[float, bool]:
+    """Strength of the decay of new weights, and whether it reaches biases."""
+    if not parts:
+        return 0.0, False
+    (part,) = parts
+    return float(part.params[part.module.DECAYS_NEW]), part.params.get("scope") == "all"
+
+
+# --- training
+
+
+def _train(loop: "Loop", heads: Sequence[Head]) -> dict[str, list[Snapshot]]:
+    found: dict[str, list[Snapshot]] = {head.trial_id: [] for head in heads}
+    for snapshots in _steps(loop, heads):
+        for head, snapshot in zip(heads, snapshots, strict=True):
+            found[head.trial_id].append(snapshot)
+    return found
+
+
+def _steps(loop: "Loop", heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
+    """All heads, step by step; yields where the phase is evaluated."""
+    setting, size = loop.setting, loop.recipe.data.batch_size
+    train, n_classes = loop.bench.train, setting.n_classes
+    n_batches = max(1, len(train) // size)
+    begun = [new_head(loop.net.feature_dim, n_classes, "linear", seed=head.begin).state_dict() for head in heads]
+    w = torch.stack([state["weight"] for state in begun]).to(setting.device)  # (M, C, D)
+    b = torch.stack([state["bias"] for state in begun]).to(setting.device)  # (M, C)
+    vw, vb = torch.zeros_like(w), torch.zeros_like(b)
+
+    def column(values: Sequence[float]) -> Tensor:  # (M, 1, 1)
+        return torch.tensor(values, dtype=torch.float32, device=setting.device).view(-1, 1, 1)
+
+    decay, momentum = column([h.decay for h in heads]), column([h.recipe.optimizer.momentum for h in heads])
+    bias_decay = column([h.decay * h.decays_bias for h in heads])[..., 0]
+    clip = column([h.recipe.optimizer.grad_clip or float("inf") for h in heads])
+    smoothing = column([h.recipe.data.label_smoothing for h in heads])
+    features, labels = _Features(loop), torch.from_numpy(loop.bench.train_labels).to(setting.device)
+    task, penalty = torch.zeros(len(heads)), torch.zeros(len(heads))
+    for step in range(loop.n_steps):
+        epoch, batch = divmod(step, n_batches)
+        if batch == 0:
+            loop.bench.ask()
+            order = torch.from_numpy(np.stack([_order(len(train), head.seed, epoch) for head in heads]))
+            rows = torch.stack([features.rows(loop, head, epoch) for head in heads])
+        at = order[:, batch * size : (batch + 1) * size].to(setting.device)  # (M, B)
+        x = features.table[rows.to(setting.device)[:, None] + at]  # (M, B, D)
+        y = torch.nn.functional.one_hot(labels[at], n_classes).float()
+        y = y * (1 - smoothing) + smoothing / n_classes
+        log_p = torch.baddbmm(b[:, None], x, w.mT).log_softmax(2)
+        task += -(y * log_p).sum((1, 2)).cpu() / at.shape[1]
+        penalty += ((decay * w.square()).sum((1, 2)) + (bias_decay * b.square()).sum(1)).cpu() / 2
+        error = (log_p.exp() - y) / at.shape[1]
+        dw, db = torch.baddbmm(decay * w, error.mT, x), error.sum(1) + bias_decay * b
+        norm = (dw.square().sum((1, 2)) + db.square().sum(1)).sqrt().view(-1, 1, 1)
+        factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+        lr = column([
+            h.recipe.optimizer.lr_head * loop.phase.rate(step, loop.n_steps, h.recipe.optimizer.warmup_frac)
+            for h in heads
+        ])  # fmt: skip
+        vw.mul_(momentum).add_(dw * factor)
+        vb.mul_(momentum[..., 0]).add_(db * factor[..., 0])
+        w.sub_(lr * vw)
+        b.sub_(lr[..., 0] * vb)
+        done = step + 1
+        if done in loop.evaluations or done == loop.n_steps:
+            yield [
+                Snapshot(
+                    done, epoch, batch + 1, dict(zip(NAMES, (w[m].clone(), b[m].clone()), strict=True)),
+                    dict(zip(NAMES, (vw[m].clone(), vb[m].clone()), strict=True)),
+                    {"task": task[m].clone()} | ({} if h.penalty is None else {h.penalty: penalty[m].clone()}),
+                )
+                for m, h in enumerate(heads)
+            ]  # fmt: skip
+            task.zero_()
+            penalty.zero_()
+
+
+def _order(n: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Places of the training items in an epoch, as the loop draws them."""
+    return np.random.default_rng((seed, epoch, 2)).permutation(np.arange(n))
+
+
+class _Features:
+    """Features of the training items in every look, one table: look after look, item after item."""
+
+    def __init__(self, loop: "Loop") -> None:
+        self._first: dict[int | None, int] = {}
+        self._n = len(loop.bench.train)
+        self.table = torch.empty(0)
+
+    def rows(self, loop: "Loop", head: Head, epoch: int) -> Tensor:
+        """Where the look that a head has in an epoch begins."""
+        view = loop.setting.task.view_of(head.seed, epoch, head.recipe.data)
+        if view not in self._first:
+            prefix = loop.filled(view, loop.bench.train)
+            if prefix is None:
+                raise RuntimeError("features that were kept are gone")
+            self._first[view] = len(self.table)
+            read = prefix.read(loop.bench.train).float()
+            self.table = torch.cat([self.table.to(read), read]) if len(self.table) else read
+        return torch.tensor(self._first[view])
