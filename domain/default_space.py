@@ -25,7 +25,7 @@ OF_TRANSFER = ("optimizer.inner_ratio", "batch_norm", "schedule.freeze.depth")
 NOT_SEARCHED = {"scope"}
 # Steps of a fine-tuning (Kolesnikov et al. 2020, BiT-HyperRule): by number of training items, searched around it.
 STEPS = ((20_000, 500), (500_000, 10_000), (1 << 62, 20_000))
-TRIALS_IN_TIME = 8  # default trials that a budget of time should pay for
+TRIALS_IN_TIME = 3
 MIN_STEPS = 10
 
 
@@ -120,7 +120,7 @@ def at_defaults(spec: JobSpec, ref: str) -> Values:
 def fit_to_time(spec: JobSpec, s_per_trial: float, finish_s: float = 0.0) -> JobSpec:
     """The job with fewer steps per trial, if one default trial (`s_per_trial`, as probed) would eat up its time.
 
-    A search is worth its name from a handful of trials on: a default trial may cost an eighth of the time for training,
+    What a search is compared with must be worth comparing: a default trial may cost a third of the time for training,
     which is `device_s`, or `wall_s` without what finishing takes. Steps that the job chose itself stay.
     """
     wall_s = spec.budget.wall_s

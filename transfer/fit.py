@@ -99,7 +99,9 @@ class _Trial:
             self.state = "PAUSED" if halted.answer == "pause" else "PRUNED"
         except GraftError as error:
             self._fail(error)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_exhausted(error):
+                raise
             warm.forget()  # what is kept for later trials may be what was in the way
             self._fail(GraftError("out_of_memory", str(error).partition("\n")[0] or "out of memory"))
         finally:

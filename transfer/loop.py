@@ -8,6 +8,7 @@ tensors of `tensors()` and the counters of `facts()` are all that an interrupted
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
 from models.network import Seen
+from transfer import memory
 from transfer.bench import Bench, Drawn, Pools
 from transfer.heads import Snapshot, together
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
@@ -218,10 +220,8 @@ class Loop:
         self.check()
 
     def _train_step(self, warmup_frac: float) -> None:
-        if self._random_layers:  # dropout draws from the global state: no other way in
-            torch.manual_seed((self.seed + self.step) & (2**63 - 1))
-        total = self._total(self._step())
-        total.backward()
+        while not self._accumulated():
+            self._halve()
         factor = self.phase.rate(self.step, self.n_steps, warmup_frac)
         self.optimizer.step(factor)
         if self._after:
@@ -233,9 +233,51 @@ class Loop:
         if self.setting.device.type == "cpu" or self.step % CHECK_EVERY_ON_DEVICE == 0:
             self.check()
 
-    def _step(self) -> Step:
+    def _accumulated(self) -> bool:
+        """The gradient of this step; False if memory is short for the first time. Here its error ends, and with it the
+        hold that it has on what was allocated."""
+        try:
+            self._accumulate()
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_exhausted(error) or self.bench.n_splits > 1 or self.recipe.data.batch_size < 2:
+                raise
+            return False
+        return True
+
+    def _accumulate(self) -> None:
+        """The gradient of this step; of its halves, weighted by their share of the items, where memory is short."""
+        size = self.recipe.data.batch_size
+        first, last = self.batch * size, min((self.batch + 1) * size, len(self._drawn.items))
+        cuts = np.linspace(first, last, self.bench.n_splits + 1).round().astype(int).tolist()
+        if self._random_layers:  # dropout draws from the global state: no other way in
+            torch.manual_seed((self.seed + self.step) & (2**63 - 1))
+        found: dict[str, Tensor] = {}
+        for window in (slice(*ends) for ends in pairwise(cuts) if ends[0] < ends[1]):
+            share = (window.stop - window.start) / (last - first)
+            total, terms = self._total(self._step(window))
+            (total if share == 1 else total * share).backward()
+            for name, value in terms:
+                value = value.detach() if share == 1 else value.detach() * share
+                found[name] = found[name] + value if name in found else value.clone()
+        for name, value in found.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._n_summed += 1
+
+    def _halve(self) -> None:
+        """From now on half a batch at a time."""
+        self.bench.n_splits = 2
+        self.bench.remark(
+            f"Out of memory with batches of {self.recipe.data.batch_size}: trained on half a batch at a time, the "
+            "gradients added up; batch norm saw halves."
+        )
+        for weight in self.weights.values():
+            weight.grad = None
+        memory.empty_cache(self.setting.device)
+
+    def _step(self, window: slice | None = None) -> Step:
+        """What the losses look at: a part of this step's items, or all of them."""
         problem, data, size = self.setting.problem, self.recipe.data, self.recipe.data.batch_size
-        window = slice(self.batch * size, (self.batch + 1) * size)
+        window = window or slice(self.batch * size, (self.batch + 1) * size)
         items = self._drawn.items[window]
         if self._shown is not None:
             inputs, depth = self._shown.read(items), self.depth
@@ -274,8 +316,8 @@ class Loop:
         loss: Tensor = self.setting.task.loss(logits, targets, label_smoothing=self.recipe.data.label_smoothing)
         return loss
 
-    def _total(self, step: Step) -> Tensor:
-        """The loss of this step: a distillation's in place of the task's, and those of all other parts."""
+    def _total(self, step: Step) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+        """The loss of a step and its terms: a distillation's in place of the task's, and those of all other parts."""
         found: list[tuple[str, Tensor]] = []
         for part in self._distillations:
             if self.phase.teacher != "none" and (weight := self._weight(part, step)) > 0:
@@ -286,11 +328,7 @@ class Loop:
             if (weight := self._weight(part, step)) > 0:
                 loss = part.call("loss", step)
                 found.append((part.name, loss if weight == 1 else weight * loss))
-        for name, value in found:
-            value = value.detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._n_summed += 1
-        return sum((value.to(self.setting.device) for _, value in found[1:]), start=found[0][1])
+        return sum((value.to(self.setting.device) for _, value in found[1:]), start=found[0][1]), found
 
     def _weight(self, part: BoundPart, step: Step) -> float:
         return self.phase.weight(part.name, step.progress, part.slot) if self.phase.terms else 1.0

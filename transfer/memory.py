@@ -1,5 +1,6 @@
 """How much memory this process holds on a device, and how much it held at most."""
 
+import gc
 import resource
 from contextlib import suppress
 from pathlib import Path
@@ -7,6 +8,20 @@ from pathlib import Path
 import torch
 
 _PROCESS = Path("/proc/self")  # of Linux; elsewhere the largest resident set of the process's whole life has to do
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an allocation failed. On a CPU torch and oneDNN say so in words alone."""
+    said = str(error)
+    in_words = "can't allocate memory" in said or "could not create a" in said  # memory, a primitive
+    return in_words or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give back what the allocator keeps for later."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def held_bytes(device: str) -> int:

@@ -61,7 +61,7 @@ def slots(name: str, **params: Any) -> dict[str, Any]:
 
 
 def terms(loop: Loop) -> dict[str, float]:
-    loop._total(loop._step())
+    loop._accumulate()
     return loop.means()
 
 
