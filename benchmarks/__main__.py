@@ -10,7 +10,7 @@ from importlib import import_module
 
 from benchmarks.table import Figure, machine, publish, render
 
-NAMES = ("startup", "submit", "upload", "trainer", "gap", "costs", "ask")
+NAMES = ("startup", "submit", "upload", "trainer", "tutorial", "cached", "gap", "scale", "job", "costs", "ask")
 WITH_ARGUMENTS = ("methods", "record", "optimizers", "searches")
 ASKED = ("budget", "small_val", "trust", "warm")  # run when named: they settle a decision, not a speed
 

@@ -44,11 +44,11 @@ def measure() -> list[Figure]:
 
 
 def _compare(folder: Path, backbone: str, resolution: int, n_images: int, n_pairs: int) -> list[Figure]:
-    packed, classes = _pack(folder, backbone, resolution, n_images)
-    n_train = int((open_pack(packed).split == 0).sum()) // BATCH * BATCH
+    pack_folder, classes = packed(folder, backbone, resolution, n_images)
+    n_train = int((open_pack(pack_folder).split == 0).sum()) // BATCH * BATCH
     n_epochs = n_pairs + 1
-    ours = _epochs_of_fit(folder, packed, classes, backbone, resolution, n_epochs)
-    theirs = _epochs_of_bare(packed, backbone, n_epochs)
+    ours = epochs_of_fit(folder, pack_folder, classes, backbone, resolution, n_epochs)
+    theirs = _epochs_of_bare(pack_folder, backbone, n_epochs)
     times = [(_cpu_s(ours), _cpu_s(theirs)) for _ in range(n_epochs)][1:]  # the first pair pays for allocation
     for _ in ours:
         pass
@@ -68,9 +68,12 @@ def _cpu_s(epochs: Iterator[object]) -> float:
     return time.process_time() - began
 
 
-def _pack(folder: Path, backbone: str, resolution: int, n_images: int) -> tuple[Path, tuple[str, ...]]:
+def packed(
+    folder: Path, backbone: str, resolution: int, n_images: int, n_classes: int = N_CLASSES
+) -> tuple[Path, tuple[str, ...]]:
+    """A pack of about `n_images` made-up pictures to train on, and some to validate; its classes."""
     upload = archive(
-        folder / "upload.zip", n_classes=N_CLASSES, n_per_class=(n_images + 64) // N_CLASSES, side=resolution
+        folder / "upload.zip", n_classes=n_classes, n_per_class=(n_images + 64) // n_classes, side=resolution
     )
     share = n_images / (n_images + 64)
     split = {"train": share, "val": (1 - share) / 2, "test": (1 - share) / 2}
@@ -82,11 +85,11 @@ def _pack(folder: Path, backbone: str, resolution: int, n_images: int) -> tuple[
     return folder / "pack", manifest.classes
 
 
-def _epochs_of_fit(
-    folder: Path, packed: Path, classes: tuple[str, ...], backbone: str, resolution: int, n_epochs: int
+def epochs_of_fit(
+    folder: Path, pack_folder: Path, classes: tuple[str, ...], backbone: str, resolution: int, n_epochs: int
 ) -> Iterator[object]:
     """A report after every epoch; evaluation pixels and no part in any slot, so that both loops do the same work."""
-    n_steps = int((open_pack(packed).split == 0).sum()) // BATCH
+    n_steps = int((open_pack(pack_folder).split == 0).sum()) // BATCH
     recipe = Recipe(
         task="classification",
         source=f"scratch:{backbone}",
@@ -95,7 +98,9 @@ def _epochs_of_fit(
         data=DataTreatment(batch_size=BATCH, resolution=resolution, augmentation=0.0, flip=False),
         steps=n_steps * n_epochs,
     )
-    trial = TrialOrder(trial_id="tr_0", number=0, recipe=recipe, source=SourceFiles(weights=None), pack=str(packed))
+    trial = TrialOrder(
+        trial_id="tr_0", number=0, recipe=recipe, source=SourceFiles(weights=None), pack=str(pack_folder)
+    )
     scratch = folder / "scratch"
     scratch.mkdir()
     order = LotOrder(
@@ -119,8 +124,8 @@ def _epochs_of_fit(
         raise RuntimeError(f"the trial is {outcome.state}: {outcome.error}")
 
 
-def _epochs_of_bare(packed: Path, backbone: str, n_epochs: int) -> Iterator[object]:
-    data = open_pack(packed)
+def _epochs_of_bare(pack_folder: Path, backbone: str, n_epochs: int) -> Iterator[object]:
+    data = open_pack(pack_folder)
     margin = (data.canvas - data.crop) // 2
     inner = slice(margin, margin + data.crop)
     pixels, labels = torch.from_numpy(data.pixels[:, inner, inner].copy()), torch.from_numpy(data.labels[:].copy())

@@ -1,0 +1,118 @@
+"""Do N workers give N times the trials? Workers whose trials sleep, 1 to 64 of them, over real Redis and Postgres.
+
+One job without end; workers join it, and at every size the trials that end in a while are counted. Beside each rate
+stands what this machine's cores would allow, had they nothing to do but what surrounds a trial.
+"""
+
+import os
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+from sqlalchemy import Engine, func, select
+
+from benchmarks.pictures import archive
+from benchmarks.processes import TICKS, api, running
+from benchmarks.servers import postgres, redis
+from benchmarks.table import Figure
+from store.session import make_engine, reading
+from store.settings import Settings
+from store.tables import TrialRow, WorkerRow
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+SLEEP_S, WINDOW_S = 4.0, 24.0
+
+
+def measure() -> list[Figure]:
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        env = {"GRAFT_DATABASE_URL": stack.enter_context(postgres()), "GRAFT_REDIS_URL": stack.enter_context(redis())}
+        service = stack.enter_context(api(folder / "home", env))
+        stack.enter_context(running(["worker", "--queue", "control"], service.env, service.home / "control.log"))
+        engine = make_engine(Settings(home=service.home, database_url=env["GRAFT_DATABASE_URL"]).database)
+        stack.callback(engine.dispose)
+        client = stack.enter_context(service.client(timeout_s=60.0))
+        job_id, n_workers = _job(client, folder), 0
+        for size in SIZES:
+            while n_workers < size:
+                log = service.home / f"sleeper-{n_workers}.log"
+                stack.enter_context(running(["benchmarks.sleeper", str(SLEEP_S)], service.env, log))
+                n_workers += 1
+            _await_workers(engine, size)
+            time.sleep(2 * SLEEP_S)  # until all of them are in their stride
+            figures += _figures(engine, size)
+        client.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+        _await_quiet(engine)
+    return figures
+
+
+def _job(client: httpx.Client, folder: Path) -> str:
+    upload = archive(folder / "pictures.zip", n_classes=2, n_per_class=30, side=32)
+    answer = client.post(
+        "/v1/datasets", params={"name": "pictures", "task": "classification"},
+        headers={"content-type": "application/zip"}, content=upload.read_bytes(),
+    )  # fmt: skip
+    dataset_id = answer.raise_for_status().json()["id"]
+    until = time.monotonic() + 60
+    while client.get(f"/v1/datasets/{dataset_id}").json()["state"] != "READY":
+        if time.monotonic() > until:
+            raise TimeoutError("the dataset is not ready")
+        time.sleep(0.2)
+    body = {
+        "dataset_id": dataset_id, "sources": ["scratch:smallnet"], "space": {"steps": 100, "data.resolution": 32},
+        "budget": {"trials": 100_000}, "n_folds": 1, "pruner": "none", "anchors": False, "sampler": "random",
+    }  # fmt: skip
+    answer = client.post("/v1/jobs", json=body)
+    if answer.is_error:
+        raise RuntimeError(answer.text)
+    return str(answer.json()["id"])
+
+
+def _await_workers(engine: Engine, size: int) -> None:
+    """Until `size` workers say that they live, and as many trials run."""
+    until = time.monotonic() + 180
+    while time.monotonic() < until:
+        with reading(engine) as session:
+            alive = [row for row in session.scalars(select(WorkerRow)) if "trials" in row.queues]
+            n_running = session.scalar(select(func.count()).where(TrialRow.state == "RUNNING")) or 0
+        if len(alive) >= size and n_running >= size:
+            return
+        time.sleep(0.5)
+    raise TimeoutError(f"{size} workers do not run {size} trials")
+
+
+def _await_quiet(engine: Engine) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with reading(engine) as session:
+            if not session.scalar(select(func.count()).where(TrialRow.state == "RUNNING")):
+                return
+        time.sleep(0.5)
+
+
+def _figures(engine: Engine, size: int) -> list[Figure]:
+    cpu_s, began, n_before = _machine_cpu_s(), time.monotonic(), _n_complete(engine)
+    time.sleep(WINDOW_S)
+    n, took, cpu_s = _n_complete(engine) - n_before, time.monotonic() - began, _machine_cpu_s() - cpu_s
+    bound = (os.cpu_count() or 1) / (cpu_s / max(1, n))
+    share = n / took / (size / SLEEP_S)
+    columns = {"cpu_ms_per_trial": 1000 * cpu_s / max(1, n), "cores_allow_per_s": bound}
+    return [
+        Figure(f"{size} workers: trials", n / took, "trials/s", None, columns),
+        Figure(f"{size} workers: of {size} times one trial", share, "share"),
+        Figure(f"{size} workers: cores are busy", cpu_s / took / (os.cpu_count() or 1), "share"),
+    ]
+
+
+def _n_complete(engine: Engine) -> int:
+    with reading(engine) as session:
+        return session.scalar(select(func.count()).where(TrialRow.state == "COMPLETE")) or 0
+
+
+def _machine_cpu_s() -> float:
+    """User and system time of everything on this machine."""
+    fields = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:]
+    return sum(int(fields[place]) for place in (0, 1, 2)) / TICKS
