@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.rivals.ours import bundle_on_test
 from benchmarks.rivals.task import Task, right
 from benchmarks.search_cases import SearchCase, folder_of
 from benchmarks.search_maths import paired_span
-from benchmarks.table import Figure
+from benchmarks.table import Figure, render
 from graft import Client
 from graft.downloads import unzip
 from intake.packs import open_pack
@@ -43,13 +44,16 @@ def measure() -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
         folder = folder_of(CASE, 0, DATA, Path(name))
-        modes = {f"{p} x {t}": _tutorial(folder, [0, 0], p, t, n_trials=2)[0] for p, t in ((1, 2), (2, 1))}
+        short = RANGES | {"steps": [40, 40]}
+        modes = {f"{p} x {t}": _tutorial(folder, short, [0, 0], p, t, n_trials=2)[0] for p, t in ((1, 2), (2, 1))}
         figures += [Figure(f"two full trials of the tutorial's loop, {m}", s, "s") for m, s in modes.items()]
         processes, threads = (int(n) for n in min(modes, key=lambda m: modes[m]).split(" x "))
         for kind, (depth, aim) in KINDS.items():
             ours_s, ours = _graft(folder, depth, plain=kind != "as it is")
-            rival_s, rival = _tutorial(folder, depth, processes, threads, n_trials=N_TRIALS)
-            figures += _figures(kind, aim, ours_s, ours, rival_s, rival, f"{processes} x {threads}")
+            rival_s, rival = _tutorial(folder, RANGES, depth, processes, threads, n_trials=N_TRIALS)
+            found = _figures(kind, aim, ours_s, ours, rival_s, rival, f"{processes} x {threads}")
+            print(render({"job": found}), file=sys.stderr, flush=True)  # half an hour is a long time to know nothing
+            figures += found
     return figures
 
 
@@ -79,12 +83,14 @@ def _task(folder: Path, out: Path) -> Task:
     return task
 
 
-def _tutorial(folder: Path, depth: list[int], processes: int, threads: int, *, n_trials: int) -> tuple[float, str]:
+def _tutorial(
+    folder: Path, ranges: Mapping[str, Any], depth: list[int], processes: int, threads: int, *, n_trials: int
+) -> tuple[float, str]:  # fmt: skip
     """Seconds from its start until its answer on test is known, and which answers are right."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         task = _task(folder, out)
-        space = RANGES | {
+        space = {**ranges,
             "depth": depth, "trials": n_trials, "processes": processes, "threads": threads, "batch_size": BATCH
         }  # fmt: skip
         (out / "space.json").write_text(json.dumps(space), "utf-8")

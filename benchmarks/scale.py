@@ -63,7 +63,7 @@ def _job(client: httpx.Client, folder: Path) -> str:
         time.sleep(0.2)
     body = {
         "dataset_id": dataset_id, "sources": ["scratch:smallnet"], "space": {"steps": 100, "data.resolution": 32},
-        "budget": {"trials": 100_000}, "n_folds": 1, "pruner": "none", "anchors": False, "sampler": "random",
+        "budget": {"trials": 10_000}, "n_folds": 1, "pruner": "none", "anchors": False, "sampler": "random",
     }  # fmt: skip
     answer = client.post("/v1/jobs", json=body)
     if answer.is_error:

@@ -16,7 +16,7 @@ def n_frozen(recipe: Recipe, n_stages: int) -> int:
     schedule = recipe.schedule
     if schedule is None or schedule.name not in ("freeze", "linear_probe"):
         return 0
-    return n_stages if schedule.name == "linear_probe" else min(n_stages, int(schedule.params["depth"]))
+    return n_stages if schedule.name == "linear_probe" else min(n_stages, int(schedule.params.get("depth", 0)))
 
 
 def head_key(recipe: Recipe, n_stages: int) -> str | None:
