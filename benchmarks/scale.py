@@ -5,6 +5,7 @@ stands what this machine's cores would allow, had they nothing to do but what su
 """
 
 import os
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from sqlalchemy import Engine, func, select
 from benchmarks.pictures import archive
 from benchmarks.processes import TICKS, api, running
 from benchmarks.servers import postgres, redis
-from benchmarks.table import Figure
+from benchmarks.table import Figure, render
 from store.session import make_engine, reading
 from store.settings import Settings
 from store.tables import TrialRow, WorkerRow
@@ -42,8 +43,9 @@ def measure() -> list[Figure]:
                 stack.enter_context(running(["benchmarks.sleeper", str(SLEEP_S)], service.env, log))
                 n_workers += 1
             _await_workers(engine, size)
-            time.sleep(2 * SLEEP_S)  # until all of them are in their stride
-            figures += _figures(engine, size)
+            time.sleep(3 * SLEEP_S)  # until all of them are in their stride
+            figures += (found := _figures(engine, size))
+            print(render({"scale": found}), file=sys.stderr, flush=True)
         client.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
         _await_quiet(engine)
     return figures
@@ -72,16 +74,15 @@ def _job(client: httpx.Client, folder: Path) -> str:
 
 
 def _await_workers(engine: Engine, size: int) -> None:
-    """Until `size` workers say that they live, and as many trials run."""
+    """Until `size` workers say that they live."""
     until = time.monotonic() + 180
     while time.monotonic() < until:
         with reading(engine) as session:
             alive = [row for row in session.scalars(select(WorkerRow)) if "trials" in row.queues]
-            n_running = session.scalar(select(func.count()).where(TrialRow.state == "RUNNING")) or 0
-        if len(alive) >= size and n_running >= size:
+        if len(alive) >= size:
             return
         time.sleep(0.5)
-    raise TimeoutError(f"{size} workers do not run {size} trials")
+    raise TimeoutError(f"fewer than {size} workers live")
 
 
 def _await_quiet(engine: Engine) -> None:
