@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-from domain.default_space import TRIALS_IN_TIME
 from domain.job import JobSpec
 from domain.space import Choice, Dimension
 
 KEPT = 2  # no score is right everywhere: so many of the best-ranked sources always get their trials
 ERRORS = 2.0  # standard errors of the difference by which a probe must be behind
 PROBE = "ridge"  # the score that is an accuracy
+A_FEW = 8  # default trials that the time has to pay for, of the source that leads
 
 
 def screened(spec: JobSpec, estimate: dict[str, Any]) -> tuple[JobSpec, list[str]]:
@@ -49,7 +49,7 @@ def _first(spec: JobSpec, estimate: dict[str, Any], best: list[str]) -> str:
     times = [t for t in (spec.budget.wall_s, spec.budget.device_s) if t is not None]
     if not times or not all(ref in seconds for ref in best):
         return best[0]
-    affordable = [ref for ref in best if seconds[ref] <= min(times) / TRIALS_IN_TIME]
+    affordable = [ref for ref in best if seconds[ref] <= min(times) / A_FEW]
     return affordable[0] if affordable else min(best, key=lambda ref: seconds[ref])
 
 

@@ -64,7 +64,7 @@ def celery_app(settings: Settings) -> "Celery":
         broker_connection_retry_on_startup=True, broker_connection_max_retries=None, broker_connection_timeout=5,
         broker_transport_options={
             "socket_keepalive": True, "socket_timeout": 30, "socket_connect_timeout": 5, "health_check_interval": 25,
-            "retry_on_timeout": False, "ack_emulation": False,
+            "ack_emulation": False,
         },
         # The worker waits for its broker in one place only. Remote control listens on a connection of its own, and when
         # a broker was away for a moment, kombu 5.7 can wait there for an answer that never comes, and hear no ring.
@@ -81,7 +81,7 @@ class CeleryDoorbell:
 
     def __init__(self, settings: Settings) -> None:
         self._app = celery_app(settings)
-        self._app.conf.broker_transport_options |= {"socket_timeout": 5, "retry_on_timeout": False} | _AT_ONCE
+        self._app.conf.broker_transport_options |= {"socket_timeout": 5} | _AT_ONCE
         self._silent_until = 0.0
 
     def wake(self, handler: str, row_id: str) -> None:

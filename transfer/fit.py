@@ -60,6 +60,10 @@ class Fit:
         run = None if self._active is None else self._active.run
         return None if run is None or run.loop is None else run.loop.step
 
+    def halved(self, trial_id: str) -> bool:
+        """Whether memory was too short for a trial's whole batches."""
+        return self._trials[trial_id].halved
+
     def outcome(self, trial_id: str) -> TrialOutcome:
         """How a trial ended."""
         return self._trials[trial_id].outcome()
@@ -87,6 +91,7 @@ class _Trial:
         self._precision: Precision | None = None  # once it has begun
         self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
         self.peak_bytes = 0
+        self.halved = False
         self._read: resume.Point | None = None  # what it began from, until its fit stands as it was there
         self._mark = 0.0
 
@@ -107,6 +112,7 @@ class _Trial:
         finally:
             self._tick()
             self.peak_bytes = memory.peak_bytes(self.order.device)
+            self.halved = self.run is not None and self.run.bench.n_splits > 1
         if self.state != "PAUSED" and self.run is not None:
             self.run.setting.give_back(self.run.net)
             self.run = None
@@ -220,6 +226,8 @@ class _Trial:
         if self._read is not None:  # paused again while it prepared: what it began from is as far as it came
             resume.write(folder, self._read[0] | {"cost_s": self.cost_s}, self._read[1])
             return
+        if run is not None:
+            self._remark(run)
         tensors = {} if run is None else {f"run/{name}": tensor for name, tensor in run.tensors().items()}
         for place, fold in enumerate(self.folds):
             for kind in ("logits", "candidates"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from domain.errors import Invalid
 from models.ensemble import mean_logits
+from transfer import heads
 from transfer.bench import Bench
 from transfer.checkpoint import join_members
 from transfer.closed_form import logits_of, solve_path
@@ -101,7 +102,7 @@ class FoldRun:
             self._resumed = None
         if not loop.weights:  # such as a lone batch norm, where the recipe holds those
             sight, _ = self._evaluate(loop)
-        for _ in loop.train() if loop.weights else ():
+        for _ in heads.train(loop) if loop.weights else ():
             sight, better = self._evaluate(loop)
             loop.n_bad = 0 if better else loop.n_bad + 1
             out_of_patience = phase.patience is not None and len(self.bench.val) and loop.n_bad >= phase.patience
@@ -237,7 +238,7 @@ class FoldRun:
         best = self.best
         return {
             "choice": self.choice, "steps_before": self._steps_before, "n_beginnings": self.bench.n_beginnings,
-            "n_members": len(self.members),
+            "n_members": len(self.members), "n_splits": self.bench.n_splits,
             "outcomes": [outcome.to_json() for outcome in self.outcomes],
             "loop": None if self.loop is None else self.loop.facts(),
             "best": None if best is None else {"rank": best.rank, "value": best.value, "log_loss": best.log_loss},
@@ -267,7 +268,7 @@ class FoldRun:
         self._load_state(below(tensors, "net"))
         self.outcomes[:] = [Outcome(**outcome) for outcome in facts["outcomes"]]
         self.choice, self._steps_before = facts["choice"], facts["steps_before"]
-        self.bench.n_beginnings = facts["n_beginnings"]
+        self.bench.n_beginnings, self.bench.n_splits = facts["n_beginnings"], facts["n_splits"]
         for m in range(facts["n_members"]):
             voted = tensors.get(f"member_logits/{m}")
             self.members.append(Member(below(tensors, f"member/{m}"), None if voted is None else voted.numpy()))

@@ -15,7 +15,7 @@ order of summation. Kernels alone decay unless a part says otherwise; nothing el
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,26 +25,15 @@ from domain.heads import head_key
 from domain.lot import TrialOrder
 from domain.recipe import Recipe
 from models.network import HEAD, new_head
+from transfer import memory
+from transfer.loop import Loop, Snapshot
 from transfer.parts import BoundPart, bind_all
 from transfer.setting import seed_of
 from transfer.warm import Shelf
 
-if TYPE_CHECKING:
-    from transfer.loop import Loop
-
 NAMES = (f"{HEAD}.weight", f"{HEAD}.bias")
-MAX_BYTES = 1 << 29  # of what is noted at evaluations
-
-
-class Snapshot(NamedTuple):
-    """A head after so many steps, and what its optimizer and its losses have come to."""
-
-    step: int
-    epoch: int
-    batch: int
-    weights: dict[str, Tensor]  # of the head by name: (C, D), (C,)
-    velocity: dict[str, Tensor]
-    sums: dict[str, Tensor]  # of every term since the snapshot before
+MAX_BYTES = 1 << 29  # of what is noted at evaluations, and of features
+ASK_EVERY = 20  # steps of all heads between questions whether to go on
 
 
 class Head(NamedTuple):
@@ -67,7 +56,20 @@ def _n_bytes(runs: dict[str, list[Snapshot]]) -> int:
 RUNS: Shelf[dict[str, list[Snapshot]]] = Shelf(MAX_BYTES, _n_bytes)
 
 
-def together(loop: "Loop") -> list[Snapshot] | None:
+def train(loop: Loop) -> Iterator[None]:
+    """Take the steps of a phase as `loop.train()` does, beside its peers where it is a head among heads."""
+    loop.begin()
+    snapshots = together(loop)
+    if snapshots is None:
+        yield from loop.train()
+        return
+    for snapshot in snapshots:
+        loop.bench.ask()
+        loop.become(snapshot)
+        yield
+
+
+def together(loop: Loop) -> list[Snapshot] | None:
     """What this phase's head is at its evaluations, trained beside its peers in the lot; None where it has none, or is
     more than a head."""
     setting = loop.setting
@@ -75,14 +77,23 @@ def together(loop: "Loop") -> list[Snapshot] | None:
     if key is None:
         return None
     peers = [head for trial in setting.order.trials if (head := _as_head(loop, trial, key)) is not None]
-    n_bytes = 8 * loop.net.feature_dim * setting.n_classes * len(loop.evaluations) * len(peers)
-    if len(peers) < 2 or setting.trial.trial_id not in [p.trial_id for p in peers] or n_bytes > MAX_BYTES:
+    if not _fits(loop, len(peers)):
+        return None
+    if len(peers) < 2 or setting.trial.trial_id not in [p.trial_id for p in peers]:
         return None
     lot = (setting.order.lot_id, setting.order.fence, loop.bench.fold, setting.start_key, setting.pack_key, key)
-    return RUNS.get(lot, lambda: _train(loop, peers))[setting.trial.trial_id]
+    return RUNS.get(lot, lambda: _train(loop, peers)).get(setting.trial.trial_id)
 
 
-def _trains_a_head(loop: "Loop") -> bool:
+def _fits(loop: Loop, n_heads: int) -> bool:
+    """Whether what is noted for all fits of these heads may be kept, and the features of every look at once."""
+    data, width = loop.recipe.data, loop.net.feature_dim
+    noted = 8 * width * loop.setting.n_classes * len(loop.evaluations) * n_heads * loop.setting.n_fits
+    table = 4 * width * len(loop.bench.train) * max(1, loop.setting.task.n_looks(data))
+    return noted <= MAX_BYTES and table <= MAX_BYTES
+
+
+def _trains_a_head(loop: Loop) -> bool:
     """Whether this phase is the first, and plain descent on a linear head above kept looks."""
     phase = loop.phase
     return (
@@ -93,7 +104,7 @@ def _trains_a_head(loop: "Loop") -> bool:
     )  # fmt: skip
 
 
-def _as_head(loop: "Loop", trial: TrialOrder, key: str) -> Head | None:
+def _as_head(loop: Loop, trial: TrialOrder, key: str) -> Head | None:
     """What a trial of the lot is as a head beside this one; None if it is something else."""
     own, recipe = loop.setting.trial, trial.recipe
     same_files = (trial.pack, trial.source, trial.resume) == (own.pack, own.source, None)
@@ -121,15 +132,27 @@ def _decay(parts: Sequence[BoundPart]) -> tuple[float, bool]:
 # --- training
 
 
-def _train(loop: "Loop", heads: Sequence[Head]) -> dict[str, list[Snapshot]]:
+class _Gone(Exception):
+    """Features that were kept are not there any more."""
+
+
+def _train(loop: Loop, heads: Sequence[Head]) -> dict[str, list[Snapshot]]:
+    """Every head's snapshots; nothing where there is no room for all of them at once: then each is trained alone."""
     found: dict[str, list[Snapshot]] = {head.trial_id: [] for head in heads}
-    for snapshots in _steps(loop, heads):
-        for head, snapshot in zip(heads, snapshots, strict=True):
-            found[head.trial_id].append(snapshot)
+    try:
+        for snapshots in _steps(loop, heads):
+            for head, snapshot in zip(heads, snapshots, strict=True):
+                found[head.trial_id].append(snapshot)
+    except _Gone:
+        return {}
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_exhausted(error):
+            raise
+        return {}
     return found
 
 
-def _steps(loop: "Loop", heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
+def _steps(loop: Loop, heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
     """All heads, step by step; yields where the phase is evaluated."""
     setting, size = loop.setting, loop.recipe.data.batch_size
     train, n_classes = loop.bench.train, setting.n_classes
@@ -150,8 +173,9 @@ def _steps(loop: "Loop", heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
     task, penalty = torch.zeros(len(heads)), torch.zeros(len(heads))
     for step in range(loop.n_steps):
         epoch, batch = divmod(step, n_batches)
-        if batch == 0:
+        if step % ASK_EVERY == 0:
             loop.bench.ask()
+        if batch == 0:
             order = torch.from_numpy(np.stack([_order(len(train), head.seed, epoch) for head in heads]))
             rows = torch.stack([features.rows(loop, head, epoch) for head in heads])
         at = order[:, batch * size : (batch + 1) * size].to(setting.device)  # (M, B)
@@ -195,18 +219,18 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.
 class _Features:
     """Features of the training items in every look, one table: look after look, item after item."""
 
-    def __init__(self, loop: "Loop") -> None:
+    def __init__(self, loop: Loop) -> None:
         self._first: dict[int | None, int] = {}
         self._n = len(loop.bench.train)
         self.table = torch.empty(0)
 
-    def rows(self, loop: "Loop", head: Head, epoch: int) -> Tensor:
+    def rows(self, loop: Loop, head: Head, epoch: int) -> Tensor:
         """Where the look that a head has in an epoch begins."""
         view = loop.setting.task.view_of(head.seed, epoch, head.recipe.data)
         if view not in self._first:
             prefix = loop.filled(view, loop.bench.train)
             if prefix is None:
-                raise RuntimeError("features that were kept are gone")
+                raise _Gone
             self._first[view] = len(self.table)
             read = prefix.read(loop.bench.train).float()
             self.table = torch.cat([self.table.to(read), read]) if len(self.table) else read

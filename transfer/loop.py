@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
 from models.network import Seen
-from transfer import memory
+from transfer import memory, warm
 from transfer.bench import Bench, Drawn, Pools
-from transfer.heads import Snapshot, together
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
 from transfer.phase import OptimizerSpec, Phase, covers
@@ -31,6 +30,7 @@ from transfer.step import PartState, Step, View, Weights, swapped
 from transfer.views import Items
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
+SMALLEST_SPLIT = 4  # items of a batch that may be halved: batch norm needs two
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
 N_EVALUATIONS = 20  # of a trial at most,
 EVALUATION_SHARE = 0.1  # and about this part of its time, but four of a phase at least
@@ -38,6 +38,17 @@ EVALUATION_SHARE = 0.1  # and about this part of its time, but four of a phase a
 
 class Diverged(GraftError):
     """A loss or a prediction is not finite any more."""
+
+
+class Snapshot(NamedTuple):
+    """What a phase has come to after so many steps."""
+
+    step: int
+    epoch: int
+    batch: int
+    weights: dict[str, Tensor]
+    velocity: dict[str, Tensor]  # of the optimizer, by weight
+    sums: dict[str, Tensor]  # of every term since the snapshot before
 
 
 class Loop:
@@ -188,14 +199,7 @@ class Loop:
 
     def train(self) -> Iterator[None]:
         """Take the remaining steps; yields after each one at which the network should be evaluated."""
-        if not self._opened:
-            self._open_epoch()
-        if (snapshots := together(self)) is not None:
-            for snapshot in snapshots:
-                self.bench.ask()
-                self._become(snapshot)
-                yield
-            return
+        self.begin()
         while self.step < self.n_steps:
             self.bench.ask()
             if self.batch == self._n_batches:
@@ -207,8 +211,13 @@ class Loop:
             if self.step in self.evaluations or self.step == self.n_steps:
                 yield
 
-    def _become(self, snapshot: Snapshot) -> None:
-        """What the head was at an evaluation when it was trained beside its peers."""
+    def begin(self) -> None:
+        """Draw the items of the first epoch, if that has not been done."""
+        if not self._opened:
+            self._open_epoch()
+
+    def become(self, snapshot: Snapshot) -> None:
+        """Stand where another has trained this phase to."""
         self._n_summed += snapshot.step - self.step
         self.step, self.epoch = snapshot.step, snapshot.epoch
         self._open_epoch()
@@ -239,7 +248,11 @@ class Loop:
         try:
             self._accumulate()
         except (RuntimeError, MemoryError) as error:
-            if not memory.is_exhausted(error) or self.bench.n_splits > 1 or self.recipe.data.batch_size < 2:
+            if (
+                not memory.is_exhausted(error)
+                or self.bench.n_splits > 1
+                or self.recipe.data.batch_size < SMALLEST_SPLIT
+            ):
                 raise
             return False
         return True
@@ -272,6 +285,7 @@ class Loop:
         )
         for weight in self.weights.values():
             weight.grad = None
+        warm.forget()  # what is kept for later trials may be what was in the way
         memory.empty_cache(self.setting.device)
 
     def _step(self, window: slice | None = None) -> Step:

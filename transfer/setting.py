@@ -23,7 +23,7 @@ from models.facts import facts_of, preprocessing_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
 from transfer.checkpoint import open_checkpoint
-from transfer.pace import Precision, faster
+from transfer.pace import N_ITEMS, Precision, faster, machine_name, measured
 from transfer.parts import BoundPart, bind_all
 from transfer.source_data import SourceData
 from transfer.views import Items
@@ -75,7 +75,21 @@ class Setting:
             return self.order.precision
         n_stages = len(facts_of(member(self.recipe.backbone)).stages)
         frozen = n_frozen(self.recipe, n_stages)
-        return "float32" if frozen == n_stages else faster(self, frozen)  # what a head reads is computed once
+        closed = self.recipe.schedule is not None and self.recipe.schedule.name == "linear_probe"
+        if frozen == n_stages and (closed or self.task.n_looks(self.recipe.data) > 0):
+            return "float32"  # what a head reads is computed once
+        facts: dict[str, str | int] = {
+            "backbone": self.recipe.backbone, "resolution": self.recipe.data.resolution, "n_frozen": frozen,
+            "machine": machine_name(self.device), "n_threads": self.order.n_threads,
+        }  # fmt: skip
+        return faster(facts, None if self.order.paces is None else Path(self.order.paces), lambda: self._timed(frozen))
+
+    def _timed(self, n_frozen: int) -> dict[Precision, float]:
+        net, _ = self.borrow(0)
+        items = np.resize(np.arange(len(self.pack.labels)), min(N_ITEMS, self.recipe.data.batch_size))
+        found = measured(net, self.problem.evaluation_inputs(items), self.problem.targets(items), n_frozen)
+        self.give_back(net)
+        return found
 
     def _open(self, folder: Path) -> tuple[Pack, tuple[object, ...], Any]:
         """A pack, what tells it from others, and it seen as a learning problem."""

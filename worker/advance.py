@@ -126,7 +126,7 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     ahead = 2 if s_per_trial < context.settings.ask_ahead_below_s else 1
     # Nothing is searched before there is somebody to learn from.
     n_fixed = len(fixed_trials(spec, catalogue())) if outlook(spec, trials) == "later" else None
-    most = (limit - len(trials) for limit in (spec.budget.trials, n_fixed) if limit is not None)
+    most = [limit - len(trials) for limit in (spec.budget.trials, n_fixed) if limit is not None]
     n_places = max(0, n_parallel * ahead - len(open_lots))
     n_new = max(0, min((n_places * AT_ONCE, *most)))
     at = float(session.scalar(select(now())) or 0.0)
@@ -137,7 +137,8 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
         session.execute(update(LotRow).where(LotRow.id.in_(unheard)).values(woken_at=now()))
     return Plan(
         spec, first=max((t.number for t in trials), default=-1) + 1, n_places=n_places, n_new=n_new,
-        n_each=max(1, n_new // n_parallel), resting=bool(lots_of(session, job.id, [LotState.PAUSED])),
+        n_each=max(1, min((AT_ONCE, *(left // n_parallel for left in most)))),
+        resting=bool(lots_of(session, job.id, [LotState.PAUSED])),
         spent=not open_lots and n_new == 0,
         waiting=tuple(lot.id for lot in sorted(waiting, key=lambda lot: lot.created_at)), unheard=frozenset(unheard),
     )  # fmt: skip

@@ -357,10 +357,12 @@ def return_lot(session: Session, lot: LotRow, **changes: Any) -> None:
 
 
 def fail_lot(session: Session, lot: LotRow, code: str, detail: str) -> None:
-    """Nothing more comes of this lot: its open trials have failed."""
-    for trial in trials_of_lot(session, lot.id):
+    """Nothing more comes of what was trained: it has failed. What rests at a rung keeps what it has shown."""
+    trials = trials_of_lot(session, lot.id)
+    resting = [trial for trial in trials if rests(trial) and lot.state == LotState.RUNNING]
+    for trial in (trial for trial in trials if trial not in resting):
         if trial.state == TrialState.PAUSED:
             become(session, trial, TrialState.WAITING)
         if not TrialState(trial.state).finished:
             become(session, trial, TrialState.FAILED, error={"code": code, "detail": detail})
-    become(session, lot, LotState.DONE)
+    become(session, lot, LotState.PAUSED if resting else LotState.DONE)

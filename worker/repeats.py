@@ -73,7 +73,7 @@ def repeated(session: Session, job_id: str, spec: JobSpec, number: int, *, seed:
     trials = sketch_trials(session, job_id)
     rows = {row.number: row for row in leading(session, job_id, spec)}
     due = wanted(spec.confirm, list(rows), repeats_of(trials))
-    if not due or not _is_time(session, job_id, spec, len(trials), [rows[n].cost_s for n in due]):
+    if not due or not _is_time(session, job_id, spec, number, [rows[n].cost_s for n in due]):
         return None
     first = rows[due[0]]
     recipe = Recipe.model_validate(first.recipe).model_copy(update={"seed": seed})

@@ -135,6 +135,8 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
 
     fit = Fit(order, stopped=stopped)
     for trial in order.trials:
+        if line.wishes.get(trial.trial_id) == "pause":
+            continue  # it has not begun: the lot goes back, and it begins elsewhere
         for report in fit.train(trial.trial_id):
             line.send(Reported(report=report))
             if report.share < 1.0 and time.monotonic() - saved_at >= resume_every_s:
@@ -173,6 +175,8 @@ def _probe_one(
         pass
     ended = time.perf_counter()
     outcome = fit.outcome(trial.trial_id)
+    if fit.halved(trial.trial_id):  # a trial may have to live with that; a job looks for batches that fit
+        raise GraftError("out_of_memory", f"a step with batches of {trial.recipe.data.batch_size} does not fit")
     if outcome.state == "FAILED":
         raise GraftError(outcome.error_code or "probe_failed", outcome.error or "the probe failed")
     intervals = [b - a for a, b in pairwise(marks)]

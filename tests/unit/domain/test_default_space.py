@@ -210,8 +210,8 @@ def in_time(spec: JobSpec, wall_s: float | None) -> JobSpec:
     return spec.model_copy(update={"budget": Budget(trials=100, wall_s=wall_s)})
 
 
-def test_a_budget_of_time_pays_for_eight_default_trials() -> None:
-    spec = in_time(spec_of(RESNET), 800)
+def test_a_budget_of_time_pays_for_three_default_trials() -> None:
+    spec = in_time(spec_of(RESNET), 300)
     assert fit_to_time(spec, s_per_trial=100) == spec
     steps = range_of(fit_to_time(spec, s_per_trial=400), "steps")
     assert (steps.low, steps.default, steps.high) == (31, 125, 500)

@@ -68,11 +68,15 @@ def test_the_faster_one_is_taken_by_a_margin_unless_it_is_quick_anyway(
     assert pace.chosen({"float32": float32, "bfloat16": bfloat16}) == wanted
 
 
-def test_what_trains_a_head_alone_is_not_timed(pack: Path, source: Path, tmp_path: Path) -> None:
+def test_what_trains_a_head_on_kept_looks_is_not_timed(pack: Path, source: Path, tmp_path: Path) -> None:
+    data = {"augmentation": 0.5, "flip": True, "views": 2}
     for schedule in (("freeze", {"depth": 32}), ("linear_probe", {})):
-        order = open_order(make_recipe(schedule=schedule), pack, source, tmp_path)
+        order = open_order(make_recipe(schedule=schedule, data=data), pack, source, tmp_path)
         assert setting_of(order).precision == "float32"
     assert notes(order) == []
+    every_step = make_recipe(schedule=("freeze", {"depth": 32}), data=data | {"views": 0})
+    setting_of(open_order(every_step, pack, source, tmp_path))
+    assert len(notes(order)) == 1, "its frozen stages run in every step"
 
 
 def test_a_trial_that_goes_on_keeps_its_precision(pack: Path, source: Path, tmp_path: Path) -> None:

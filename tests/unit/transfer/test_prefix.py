@@ -61,7 +61,7 @@ def test_training_uses_the_cache_only_where_it_is_exact(pack: Path, source: Path
 
         def watched(self: loop.Loop) -> None:
             whole(self)
-            found.append(self._keeps_looks)
+            found.append(self.keeps_looks)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop.Loop, "_choose_prefix", watched)
