@@ -11,12 +11,17 @@ FREE: dict[str, bool | set[str]] = {
 }  # fmt: skip
 
 
+def in_closed_form(recipe: Recipe) -> bool:
+    """Whether the head is solved for, on one look of each picture."""
+    return recipe.schedule is not None and recipe.schedule.name == "linear_probe"
+
+
 def n_frozen(recipe: Recipe, n_stages: int) -> int:
     """How many of the first stages no phase of a recipe trains."""
     schedule = recipe.schedule
     if schedule is None or schedule.name not in ("freeze", "linear_probe"):
         return 0
-    return n_stages if schedule.name == "linear_probe" else min(n_stages, int(schedule.params.get("depth", 0)))
+    return n_stages if in_closed_form(recipe) else min(n_stages, int(schedule.params.get("depth", 0)))
 
 
 def head_key(recipe: Recipe, n_stages: int) -> str | None:

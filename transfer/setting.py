@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from domain.errors import Invalid
-from domain.heads import n_frozen
+from domain.heads import in_closed_form, n_frozen
 from domain.lot import LotOrder, TeacherFiles, TrialOrder
 from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
@@ -75,8 +75,7 @@ class Setting:
             return self.order.precision
         n_stages = len(facts_of(member(self.recipe.backbone)).stages)
         frozen = n_frozen(self.recipe, n_stages)
-        closed = self.recipe.schedule is not None and self.recipe.schedule.name == "linear_probe"
-        if frozen == n_stages and (closed or self.task.n_looks(self.recipe.data) > 0):
+        if frozen == n_stages and (in_closed_form(self.recipe) or self.task.n_looks(self.recipe.data) > 0):
             return "float32"  # what a head reads is computed once
         facts: dict[str, str | int] = {
             "backbone": self.recipe.backbone, "resolution": self.recipe.data.resolution, "n_frozen": frozen,
