@@ -25,7 +25,7 @@ OF_TRANSFER = ("optimizer.inner_ratio", "batch_norm", "schedule.freeze.depth")
 NOT_SEARCHED = {"scope"}
 # Steps of a fine-tuning (Kolesnikov et al. 2020, BiT-HyperRule): by number of training items, searched around it.
 STEPS = ((20_000, 500), (500_000, 10_000), (1 << 62, 20_000))
-TRIALS_IN_TIME = 3
+TRIALS_IN_TIME = 3  # default trials that a budget of time should pay for
 MIN_STEPS = 10
 
 

@@ -2,7 +2,7 @@
 
 from domain.recipe import Recipe
 
-AT_ONCE = 16  # that are asked for, and trained, together: twice as many are hardly faster, and learn less of each other
+AT_ONCE = 16  # that are asked for, and trained, together: more would learn still less of each other
 # What such recipes may differ in.
 FREE: dict[str, bool | set[str]] = {
     "seed": True, "regularizer": True,

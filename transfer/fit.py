@@ -5,7 +5,8 @@
         ...                             # running.save(folder) leaves a resume point of the reported trial
     running.outcome(trial_id)           # how it ended; files lie in order.scratch
 
-`stopped(trial_id)` answers "go", "pause" or "stop" and is asked before every step. No part is known here by name.
+`stopped(trial_id)` answers "go", "pause" or "stop" and is asked before every step; of heads that are trained
+together the first is asked, every few steps. No part is known here by name.
 """
 
 import math

@@ -77,9 +77,8 @@ def together(loop: Loop) -> list[Snapshot] | None:
     if key is None:
         return None
     peers = [head for trial in setting.order.trials if (head := _as_head(loop, trial, key)) is not None]
-    if not _fits(loop, len(peers)):
-        return None
-    if len(peers) < 2 or setting.trial.trial_id not in [p.trial_id for p in peers]:
+    beside_others = len(peers) > 1 and setting.trial.trial_id in [p.trial_id for p in peers]
+    if not beside_others or not _fits(loop, len(peers)):
         return None
     lot = (setting.order.lot_id, setting.order.fence, loop.bench.fold, setting.start_key, setting.pack_key, key)
     return RUNS.get(lot, lambda: _train(loop, peers)).get(setting.trial.trial_id)

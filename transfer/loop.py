@@ -2,7 +2,8 @@
 reporting to pruning and saving, happens outside.
 
 Whatever is random is a function of (seed, phase, epoch or step), never of how often something was drawn: that, the
-tensors of `tensors()` and the counters of `facts()` are all that an interrupted phase needs to go on to the same bits.
+tensors of `tensors()` and the counters of `facts()` are all that an interrupted phase needs to go on to the same bits,
+and to rounding where heads were trained together before.
 """
 
 import math
