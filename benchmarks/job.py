@@ -1,7 +1,7 @@
 """A job of 24 trials on both cores, start to end, against plain Optuna around the tutorial's loop.
 
 The same photographs, splits, ImageNet weights, space and number of trials. Graft is its API and two workers, one thread
-each, as a user has it: cheap trials are stopped, what is frozen is kept. The rival is given the faster of one process
+each, as a user has it: poor trials are stopped, what frozen stages make of four looks at each picture is kept. The rival is given the faster of one process
 with two threads and two with one. Then the same with every trial full fine-tuning to its end. What is selected by
 log-loss on val is judged by accuracy on test, item by item. Photographs and weights: see `method_cases.DATA`.
 """
@@ -33,6 +33,7 @@ from intake.packs import open_pack
 CASE = SearchCase("neu_surface", 50, 34, 216)
 BACKBONE, WEIGHTS, RESOLUTION, BATCH = "mobilenet_v2", "mobilenet_v2_in1k", 64, 32
 N_TRIALS, N_STAGES = 24, 5
+N_LOOKS = 4  # of each picture, where Graft may keep what frozen stages make of them
 RANGES: dict[str, Any] = {"lr": [1e-3, 1e-1], "ratio": [1e-2, 1.0], "decay": [1e-5, 1e-1], "steps": [40, 160]}
 KINDS = {"as it is": ([0, N_STAGES], 5.0), "full fine-tuning, nothing stopped": ([0, 0], 1.6)}
 ACCURACY_AIM = -1.0
@@ -46,7 +47,7 @@ def measure() -> list[Figure]:
         folder = folder_of(CASE, 0, DATA, Path(name))
         short = RANGES | {"steps": [40, 40]}
         modes = {f"{p} x {t}": _tutorial(folder, short, [0, 0], p, t, n_trials=2)[0] for p, t in ((1, 2), (2, 1))}
-        figures += [Figure(f"two full trials of the tutorial's loop, {m}", s, "s") for m, s in modes.items()]
+        figures += [Figure(f"two short trials of the tutorial's loop, {m}", s, "s") for m, s in modes.items()]
         processes, threads = (int(n) for n in min(modes, key=lambda m: modes[m]).split(" x "))
         for kind, (depth, aim) in KINDS.items():
             ours_s, ours = _graft(folder, depth, plain=kind != "as it is")
@@ -114,6 +115,7 @@ def _graft(folder: Path, depth: list[int], *, plain: bool) -> tuple[float, str]:
         "schedule.freeze.depth": {"low": low, "high": high} if high > low else low,
         **{place: {"low": RANGES[name][0], "high": RANGES[name][1]} for name, place in PLACES.items()},
         "data.mixup_alpha": 0.0, "optimizer.momentum": 0.9, "data.augmentation": 0.8,
+        "data.views": 0 if plain else N_LOOKS,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         service = stack.enter_context(api(Path(name) / "home"))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-GRID = 60  # points on (0, 1]; fits of one to five folds and a closing one all end on a point
+from domain.rungs import GRID
 
 
 def on_grid(curve: Iterable[tuple[float, float]]) -> dict[int, float]:

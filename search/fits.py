@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from search.curves import GRID
+from domain.rungs import GRID
 from search.tracks import Track
 
 

@@ -11,10 +11,9 @@ a worker that takes it over does not ask again either.
 
 from collections.abc import Callable, Iterable, Sequence
 
+from domain.rungs import ETA
 from domain.states import TrialState
 from search.tracks import Track
-
-ETA = 3  # the reduction factor
 
 
 class Rungs:

@@ -16,11 +16,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 from optuna.trial import TrialState as OptunaState
 
+from domain.rungs import GRID
 from domain.sampler import check_sampler
 from domain.space import Choice, FloatRange, IntRange, Space, Value
 from domain.states import TrialState
 from search.asked import Asked
-from search.curves import GRID, on_grid
+from search.curves import on_grid
 from search.history import History, frozen
 from search.importance import importance
 from search.registry import load

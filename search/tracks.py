@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
+from domain.rungs import GRID
 from domain.states import TrialState
-from search.curves import GRID, on_grid
+from search.curves import on_grid
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,14 @@ class Fit:
 
     def save(self, folder: Path, trial_id: str | None = None) -> None:
         """A resume point of a trial, the one that reported last by default; after a report, or once it is paused."""
+        resume.write(folder, *self.point(trial_id))
+
+    def point(self, trial_id: str | None = None) -> resume.Point:
+        """What `save` writes. The tensors are the trial's own: they change when it goes on."""
         trial = self._active if trial_id is None else self._trials[trial_id]
         if trial is None:
             raise RuntimeError("nothing has been trained yet")
-        trial.save(folder)
+        return trial.point()
 
     @property
     def n_steps(self) -> int | None:
@@ -220,13 +224,12 @@ class _Trial:
 
     # --- interruption
 
-    def save(self, folder: Path) -> None:
+    def point(self) -> resume.Point:
         run = self.run
         if run is None and self.state != "PAUSED":
             raise RuntimeError("a resume point can be saved after a report or a pause, not before or after the trial")
         if self._read is not None:  # paused again while it prepared: what it began from is as far as it came
-            resume.write(folder, self._read[0] | {"cost_s": self.cost_s}, self._read[1])
-            return
+            return self._read[0] | {"cost_s": self.cost_s}, self._read[1]
         if run is not None:
             self._remark(run)
         tensors = {} if run is None else {f"run/{name}": tensor for name, tensor in run.tensors().items()}
@@ -240,7 +243,7 @@ class _Trial:
             "run": None if run is None else run.facts(), "precision": self._precision,
             "remarks": self.facts.get("remarks", []),
         }  # fmt: skip
-        resume.write(folder, facts, tensors)
+        return facts, tensors
 
     def _read_resume_point(self) -> resume.Point | None:
         if self.trial.resume is None:

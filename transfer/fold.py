@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from domain.errors import Invalid
+from domain.rungs import steps_at_rungs
 from models.ensemble import mean_logits
 from transfer import heads
 from transfer.bench import Bench
@@ -66,6 +67,7 @@ class FoldRun:
         self.candidates: Logits | None = None  # (S, n_val, C), where the last phase was a closed form
         self.members: list[Member] = []  # of the ensemble that this fit ends with, where phases leave some
         self._steps_before = 0
+        self._at_rungs = steps_at_rungs(setting.recipe.steps, fit=fold, n_fits=setting.n_fits)
         self._resumed: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
 
     # --- phases
@@ -96,7 +98,8 @@ class FoldRun:
         """Train; yields the evaluations before the last and returns the last, once the outcome is recorded."""
         self._begin(phase)
         self.candidates = None
-        loop = self.loop = Loop(self.bench, phase, index, n_steps)
+        at_rungs = [step - self._steps_before for step in self._at_rungs]
+        loop = self.loop = Loop(self.bench, phase, index, n_steps, evaluated_at=at_rungs)
         if self._resumed is not None:
             loop.restore(*self._resumed)
             self._resumed = None
@@ -164,8 +167,9 @@ class FoldRun:
                     with loop.averaged():
                         state = self._copy_state(self.best.state if self.best else None)
                 self.best = Best(rank, self.logits, state, value, found["log_loss"])
-        share = (self._steps_before + loop.step) / max(1, self.setting.recipe.steps)
-        return Sight(loop.index, self._steps_before + loop.step, min(share, 1.0), value, terms), better
+        step = self._steps_before + loop.step
+        share = self._at_rungs.get(step, min(step / max(1, self.setting.recipe.steps), 1.0))
+        return Sight(loop.index, step, share, value, terms), better
 
     def _n_steps(self, phase: Phase, plan: Plan) -> int:
         left = max(1, plan.steps - self._steps_before)

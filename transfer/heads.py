@@ -33,6 +33,7 @@ from transfer.warm import Shelf
 
 NAMES = (f"{HEAD}.weight", f"{HEAD}.bias")
 MAX_BYTES = 1 << 29  # of what is noted at evaluations, and of features
+CACHE_BYTES = 1 << 20  # about half of what a core has to itself
 ASK_EVERY = 20  # steps of all heads between questions whether to go on
 
 
@@ -153,49 +154,50 @@ def _train(loop: Loop, heads: Sequence[Head]) -> dict[str, list[Snapshot]]:
 
 def _steps(loop: Loop, heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
     """All heads, step by step; yields where the phase is evaluated."""
-    setting, size = loop.setting, loop.recipe.data.batch_size
-    train, n_classes = loop.bench.train, setting.n_classes
+    setting, size, device = loop.setting, loop.recipe.data.batch_size, loop.setting.device
+    train, n_classes, width = loop.bench.train, setting.n_classes, loop.net.feature_dim
     n_batches = max(1, len(train) // size)
-    begun = [new_head(loop.net.feature_dim, n_classes, "linear", seed=head.begin).state_dict() for head in heads]
-    w = torch.stack([state["weight"] for state in begun]).to(setting.device)  # (M, C, D)
-    b = torch.stack([state["bias"] for state in begun]).to(setting.device)  # (M, C)
-    vw, vb = torch.zeros_like(w), torch.zeros_like(b)
+    begun = [new_head(width, n_classes, "linear", seed=head.begin).state_dict() for head in heads]
+    w = torch.stack([state["weight"] for state in begun]).to(device)  # (M, C, D)
+    b = torch.stack([state["bias"] for state in begun]).to(device)  # (M, C)
+    vw, vb, dw = torch.zeros_like(w), torch.zeros_like(b), torch.empty_like(w)
 
     def column(values: Sequence[float]) -> Tensor:  # (M, 1, 1)
-        return torch.tensor(values, dtype=torch.float32, device=setting.device).view(-1, 1, 1)
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
     decay, momentum = column([h.decay for h in heads]), column([h.recipe.optimizer.momentum for h in heads])
     bias_decay = column([h.decay * h.decays_bias for h in heads])[..., 0]
     clip = column([h.recipe.optimizer.grad_clip or float("inf") for h in heads])
     smoothing = column([h.recipe.data.label_smoothing for h in heads])
-    features, labels = _Features(loop), torch.from_numpy(loop.bench.train_labels).to(setting.device)
-    task, penalty = torch.zeros(len(heads)), torch.zeros(len(heads))
+    rates, classes = _rates(loop, heads).to(device), torch.arange(n_classes, device=device)[:, None]
+    features, labels = _Features(loop), torch.from_numpy(loop.bench.train_labels).to(device)
+    task, penalty = torch.zeros(len(heads), device=device), torch.zeros(len(heads), device=device)
     for step in range(loop.n_steps):
         epoch, batch = divmod(step, n_batches)
         if step % ASK_EVERY == 0:
             loop.bench.ask()
         if batch == 0:
-            order = torch.from_numpy(np.stack([_order(len(train), head.seed, epoch) for head in heads]))
-            rows = torch.stack([features.rows(loop, head, epoch) for head in heads])
-        at = order[:, batch * size : (batch + 1) * size].to(setting.device)  # (M, B)
-        x = features.table[rows.to(setting.device)[:, None] + at]  # (M, B, D)
-        y = torch.nn.functional.one_hot(labels[at], n_classes).float()
-        y = y * (1 - smoothing) + smoothing / n_classes
-        log_p = torch.baddbmm(b[:, None], x, w.mT).log_softmax(2)
-        task += -(y * log_p).sum((1, 2)).cpu() / at.shape[1]
-        penalty += ((decay * w.square()).sum((1, 2)) + (bias_decay * b.square()).sum(1)).cpu() / 2
-        error = (log_p.exp() - y) / at.shape[1]
-        dw, db = torch.baddbmm(decay * w, error.mT, x), error.sum(1) + bias_decay * b
-        norm = (dw.square().sum((1, 2)) + db.square().sum(1)).sqrt().view(-1, 1, 1)
+            order = torch.from_numpy(np.stack([_order(len(train), head.seed, epoch) for head in heads])).to(device)
+            first = torch.stack([features.rows(loop, head, epoch) for head in heads]).to(device)[:, None]
+        at = order[:, batch * size : (batch + 1) * size]  # (M, B)
+        n_items = at.shape[1]
+        y = (labels[at][:, None] == classes).float().mul_(1 - smoothing).add_(smoothing / n_classes)  # (M, C, B)
+        for near in _near(features.table, len(heads), n_items):
+            x = features.table.index_select(0, (first[near] + at[near]).view(-1)).view(-1, n_items, width)
+            log_p = torch.baddbmm(b[near, :, None], w[near], x.mT).log_softmax(1)
+            task[near] -= (y[near] * log_p).sum((1, 2)) / n_items
+            error = log_p.exp_().sub_(y[near]).div_(n_items)
+            torch.bmm(error, x, out=dw[near])
+            y[near] = error
+        penalty += (decay * _squares(w) + bias_decay[..., None] * _squares(b[..., None]))[:, 0, 0] / 2
+        dw.addcmul_(decay, w)
+        db = torch.addcmul(y.sum(2), bias_decay, b)
+        norm = (_squares(dw) + _squares(db[..., None])).sqrt()
         factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-        lr = column([
-            h.recipe.optimizer.lr_head * loop.phase.rate(step, loop.n_steps, h.recipe.optimizer.warmup_frac)
-            for h in heads
-        ])  # fmt: skip
-        vw.mul_(momentum).add_(dw * factor)
-        vb.mul_(momentum[..., 0]).add_(db * factor[..., 0])
-        w.sub_(lr * vw)
-        b.sub_(lr[..., 0] * vb)
+        vw.mul_(momentum).addcmul_(dw, factor)
+        vb.mul_(momentum[..., 0]).addcmul_(db, factor[..., 0])
+        w.addcmul_(rates[step], vw, value=-1)
+        b.addcmul_(rates[step, ..., 0], vb, value=-1)
         done = step + 1
         if done in loop.evaluations or done == loop.n_steps:
             yield [
@@ -208,6 +210,28 @@ def _steps(loop: Loop, heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
             ]  # fmt: skip
             task.zero_()
             penalty.zero_()
+
+
+def _near(table: Tensor, n_heads: int, n_items: int) -> Iterator[slice]:
+    """Heads whose batches stay in a core's cache until they are used for the second time; on a device all of them."""
+    n_bytes = n_items * table.shape[1] * table.element_size()
+    most = n_heads if table.device.type != "cpu" else max(1, CACHE_BYTES // n_bytes)
+    return (slice(at, at + most) for at in range(0, n_heads, most))
+
+
+def _squares(tensors: Tensor) -> Tensor:
+    """Sum of squares of each: (M, ., .) -> (M, 1, 1)."""
+    norms: Tensor = torch.linalg.vector_norm(tensors.flatten(1), dim=1)
+    return norms.square().view(-1, 1, 1)
+
+
+def _rates(loop: Loop, heads: Sequence[Head]) -> Tensor:
+    """(T, M, 1, 1) learning rate of every head at every step."""
+    warmups = {h.recipe.optimizer.warmup_frac for h in heads}
+    curves = {w: [loop.phase.rate(step, loop.n_steps, w) for step in range(loop.n_steps)] for w in warmups}
+    curve_of = np.array([curves[h.recipe.optimizer.warmup_frac] for h in heads])
+    rates = curve_of.T * [h.recipe.optimizer.lr_head for h in heads]
+    return torch.from_numpy(rates.astype(np.float32))[..., None, None]
 
 
 def _order(n: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

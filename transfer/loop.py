@@ -7,7 +7,7 @@ and to rounding where heads were trained together before.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -55,7 +55,10 @@ class Snapshot(NamedTuple):
 class Loop:
     """One phase solved by gradient descent."""
 
-    def __init__(self, bench: Bench, phase: Phase, index: int, n_steps: int) -> None:
+    def __init__(
+        self, bench: Bench, phase: Phase, index: int, n_steps: int, *, evaluated_at: Collection[int] = ()
+    ) -> None:
+        """`evaluated_at` are steps after which it is evaluated besides those that it chooses itself."""
         self.bench, self.phase, self.index, self.n_steps = bench, phase, index, n_steps
         self.setting, self.net, self.recipe = bench.setting, bench.net, bench.recipe
         self.step, self.epoch, self.batch = 0, 0, 0  # `batch` counts within the epoch
@@ -77,7 +80,7 @@ class Loop:
         if not self.optimizer.decoupled:
             self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
         self._choose_prefix()
-        self.evaluations = self._when_to_evaluate()
+        self.evaluations = frozenset((*self._when_to_evaluate(), *evaluated_at))
 
     # --- set-up
 

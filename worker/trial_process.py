@@ -13,15 +13,20 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from domain.errors import GraftError
 from domain.lot import LotOrder, TrialOrder
 from models.weights import torchvision_file
+from transfer import resume
 from transfer.finish import finish
 from transfer.fit import Fit
 from transfer.memory import held_bytes
@@ -58,6 +63,7 @@ class Line:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sending = threading.Lock()
         self._sent_at = time.monotonic()
         self.orders: queue.SimpleQueue[RunLot | ProbeLot | Finish] = queue.SimpleQueue()
         self.wishes: dict[str, Wish] = {}
@@ -65,7 +71,8 @@ class Line:
 
     def send(self, message: Message) -> None:
         try:
-            send(self._connection, message)
+            with self._sending:
+                send(self._connection, message)
         except OSError:
             os._exit(0)  # the parent is gone: nobody wants this work
         self._sent_at = time.monotonic()
@@ -133,20 +140,51 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         wish = line.wishes.get(trial_id, "go")
         return "stop" if wish == "cancel" else wish
 
-    fit = Fit(order, stopped=stopped)
+    fit, saver = Fit(order, stopped=stopped), Saver(line)
     for trial in order.trials:
         if line.wishes.get(trial.trial_id) == "pause":
             continue  # it has not begun: the lot goes back, and it begins elsewhere
         for report in fit.train(trial.trial_id):
             line.send(Reported(report=report))
-            if report.share < 1.0 and time.monotonic() - saved_at >= resume_every_s:
+            if report.share < 1.0 and saver.idle and time.monotonic() - saved_at >= resume_every_s:
                 n_saved += 1
-                _save(line, fit, trial.trial_id, scratch / f"resume-{trial.trial_id}-{n_saved}")
+                saver.save(fit.point(), trial.trial_id, scratch / f"resume-{trial.trial_id}-{n_saved}")
                 saved_at = time.monotonic()
+        saver.settle()
         outcome = fit.outcome(trial.trial_id)
         if outcome.state == "PAUSED":
-            _save(line, fit, trial.trial_id, scratch / f"resume-{trial.trial_id}-last")
+            saver.save(fit.point(trial.trial_id), trial.trial_id, scratch / f"resume-{trial.trial_id}-last")
+            saver.settle()
         line.send(Ended(outcome=outcome))
+
+
+class Saver:
+    """Writes resume points in a thread while the next steps are taken: a step waits for a copy in memory alone."""
+
+    def __init__(self, line: Line) -> None:
+        self._line, self._thread = line, ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._written is None or self._written.done()
+
+    def save(self, point: resume.Point, trial_id: str, folder: Path) -> None:
+        self.settle()
+        facts, tensors = point
+        as_now = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self._written = self._thread.submit(self._write, facts, as_now, trial_id, folder)
+
+    def settle(self) -> None:
+        """Wait until everything is written and told; raises what went wrong."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _write(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], trial_id: str, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        resume.write(folder, facts, tensors)
+        self._line.send(Resumable(trial_id=trial_id, folder=str(folder)))
 
 
 def probe(line: Line, order: LotOrder, n_steps: int, limit_s: float | None = None) -> dict[str, object]:
@@ -194,12 +232,6 @@ def rehearse(order: LotOrder, *, export: bool) -> dict[str, object]:
     if export:
         found["export_s"], found["s_per_item_exported"] = export_s(order, order.trials)
     return found
-
-
-def _save(line: Line, fit: Fit, trial_id: str, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    fit.save(folder, trial_id)
-    line.send(Resumable(trial_id=trial_id, folder=str(folder)))
 
 
 def _with_weights(order: LotOrder, weights_dir: Path | None) -> LotOrder:

@@ -102,7 +102,7 @@ def main(task_file: str, space: Mapping[str, Any]) -> None:
     study = optuna.create_study(study_name="tutorial", storage=opened(journal))
     n = space["processes"]
     shares = [len(range(place, space["trials"], n)) for place in range(n)]
-    # Forked, as loaders fork their workers by default: a spawned search would have its loaders import torch every epoch.
+    # Forked, as loaders then fork their workers too: spawned ones would import torch in every epoch.
     children = [
         get_context("fork").Process(target=search, args=(task_file, space, journal, share, task.seed + place))
         for place, share in enumerate(shares)

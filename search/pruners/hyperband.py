@@ -10,8 +10,8 @@ from its number: the multiples of the golden ratio, modulo 1, spread any run of 
 import math
 from itertools import accumulate
 
-from search.curves import GRID
-from search.rungs import ETA, Rungs
+from domain.rungs import ETA, GRID
+from search.rungs import Rungs
 from search.tracks import Pruner
 
 S_MAX = 2

@@ -8,7 +8,7 @@ The rule of Google Vizier (Golovin et al. 2017, section 3.2.2).
 from collections.abc import Sequence
 from statistics import median
 
-from search.curves import GRID
+from domain.rungs import GRID
 from search.tracks import Pruner, Track
 
 N_STARTUP = 4  # finished trials before anything is stopped

@@ -2,9 +2,10 @@ import math
 
 import pytest
 
+from domain.rungs import GRID
 from domain.space import Choice, Condition, Dimension, FloatRange, IntRange, Space, Value
 from domain.states import TrialState
-from search.curves import GRID, on_grid
+from search.curves import on_grid
 from search.registry import names
 from search.study import Past, Search
 
