@@ -1,9 +1,10 @@
 """A job of 24 trials on both cores, start to end, against plain Optuna around the tutorial's loop.
 
 The same photographs, splits, ImageNet weights, space and number of trials. Graft is its API and two workers, one thread
-each, as a user has it: poor trials are stopped, what frozen stages make of four looks at each picture is kept. The rival is given the faster of one process
-with two threads and two with one. Then the same with every trial full fine-tuning to its end. What is selected by
-log-loss on val is judged by accuracy on test, item by item. Photographs and weights: see `method_cases.DATA`.
+each, as a user has it: poor trials are stopped, and what frozen stages make of four looks at each picture is kept. The
+rival is given the faster of one process with two threads and two with one. Then the same with every trial full
+fine-tuning to its end. What is selected by log-loss on val is judged by accuracy on test, item by item. Photographs and
+weights: see `method_cases.DATA`.
 """
 
 import json

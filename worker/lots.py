@@ -36,6 +36,7 @@ from store.trials import (
     waiting_lot,
 )
 from worker.advance import advance
+from worker.ahead import read_ahead
 from worker.budgets import is_late, why_stop
 from worker.claims import Claimed, claim_lot, lot_order
 from worker.context import Context
@@ -178,6 +179,7 @@ def _note_first_step(context: Context, claimed: Claimed, message: FirstStep) -> 
             trial = session.get_one(TrialRow, message.trial_id)
             set_trial_facts(session, trial, attrs={**trial.attrs, "first_step_at": message.at})
         advance(context, claimed.job_id)
+        read_ahead(context, claimed)
     except LeaseLost:
         raise
     except Exception:  # neither is this trial's fault, and the sweep advances the job again
