@@ -3,6 +3,9 @@ trained together against one after another. One thread, wall time, from the orde
 
 A trial keeps nothing where every epoch shows a new look of each picture. Beside it stands the same trial with two
 looks, plain and mirrored, which were kept by an earlier one.
+
+Bounds: operations of what has to be computed at the speed of a large matrix product, bytes of what has to be read at
+the speed of a copy.
 """
 
 import gc
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 
 import transfer.bench
+from benchmarks import bounds
 from benchmarks.table import Figure, quantile
 from benchmarks.trainer import packed
 from domain.job import Objective
@@ -59,7 +63,7 @@ class Bench:
         self.pack, self.classes = packed(folder, backbone, resolution, n_images, n_classes)
         self.n_images = n_images
         net = build(backbone, n_classes=2, seed=0)
-        self.n_stages = net.n_stages
+        self.n_stages, self.width = net.n_stages, net.feature_dim
         save_weights(net.state_dict(), folder / "source.safetensors", {"backbone": backbone}, durable=False)
         self._n_lots = 0
 
@@ -113,10 +117,12 @@ def _head(folder: Path) -> list[Figure]:
     later = quantile([bench.seconds(kept) for _ in range(5)], 0.5)
     uncached = bench.seconds(bench.recipe(bench.n_stages, n_epochs, NEW_LOOKS))
     label = f"head, {backbone}@{resolution}, {n_images} images, {n_epochs} epochs"
+    looking_s = n_images * bounds.of_looking(backbone, resolution) / bounds.peak_flops()
+    reading_s = n_images * n_epochs * 4 * bench.width / bounds.bandwidth_of_copy()
     return [
-        Figure(f"{label}: nothing kept", uncached, "s"),
-        Figure(f"{label}: the trial that fills", first, "s"),
-        Figure(f"{label}: a later one", later, "s"),
+        Figure(f"{label}: nothing kept", uncached, "s", bound=n_epochs * looking_s),
+        Figure(f"{label}: the trial that fills", first, "s", bound=2 * looking_s),
+        Figure(f"{label}: a later one", later, "s", bound=reading_s),
         Figure(f"{label}: nothing kept over a later one", uncached / later, "ratio", (">=", 30.0)),
     ]
 
@@ -128,8 +134,12 @@ def _last_stage(folder: Path, backbone: str, resolution: int, aim: float | None)
     times = [(bench.seconds(recipes[0]), bench.seconds(recipes[1])) for _ in range(N_ROUNDS)]
     label = f"last stage, {backbone}@{resolution}, {N_IMAGES} images, {N_EPOCHS} epochs"
     ratio = quantile([uncached / kept for kept, uncached in times], 0.5)
+    training = bounds.of_training(backbone, resolution, n_frozen=bench.n_stages - 1)
+    above = training - bounds.of_looking(backbone, resolution, depth=bench.n_stages - 1)
+    least_s = [N_IMAGES * N_EPOCHS * operations / bounds.peak_flops() for operations in (training, above)]
     return [
-        Figure(f"{label}: nothing kept", quantile([t for _, t in times], 0.5), "s"),
+        Figure(f"{label}: nothing kept", quantile([t for _, t in times], 0.5), "s", bound=least_s[0]),
+        Figure(f"{label}: a later one", quantile([t for t, _ in times], 0.5), "s", bound=least_s[1]),
         Figure(f"{label}: nothing kept over a later one", ratio, "ratio", None if aim is None else (">=", aim)),
     ]
 
@@ -156,8 +166,13 @@ def _heads(folder: Path) -> list[Figure]:
         steps.append((between - began, time.perf_counter() - between))
     label = f"{N_HEADS} heads, {n_images} x 512, 10 classes, {n_epochs} epochs"
     ratio = quantile([apart_s / together_s for together_s, apart_s in steps], 0.5)
+    n_shown = N_HEADS * recipes[0].steps * BATCH
+    least_s = max(
+        2 * 2 * n_shown * bench.width * 10 / bounds.peak_flops(),  # logits, and the gradient
+        2 * 4 * n_shown * bench.width / bounds.bandwidth_of_copy(),  # each head's batch gathered from the table
+    )
     return [
-        Figure(f"{label}: their steps together", quantile([s for s, _ in steps], 0.5), "s"),
+        Figure(f"{label}: their steps together", quantile([s for s, _ in steps], 0.5), "s", bound=least_s),
         Figure(f"{label}: their steps one after another over together", ratio, "ratio", (">=", 7.0)),
         Figure(f"{label}: whole trials together, val and files included", trials[0], "s"),
         Figure(f"{label}: whole trials one after another over together", trials[1] / trials[0], "ratio"),

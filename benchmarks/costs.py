@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.bounds import bandwidth_of_copy
 from benchmarks.cost_maths import PREDICTED, WORDS_MOVED, WORDS_NEEDED, Sums
 from benchmarks.method_cases import Case, Net, all_parts, packed
 from benchmarks.method_run import Job, order_of
@@ -229,17 +230,6 @@ def _figure(backbone: str, trial: Watched, plain: Watched, ratios: list[float], 
         f"{label} ({said}MiB kept: {told}; peak {(trial.peak - plain.peak) / 2**20:+.0f})", value, "steps",
         columns=columns,
     )  # fmt: skip
-
-
-def bandwidth_of_copy(n_times: int = 9) -> float:
-    """Bytes read and written per second."""
-    block, took = torch.zeros(64 * 2**20), []
-    other = torch.zeros_like(block)
-    for _ in range(n_times):
-        began = time.process_time()
-        other.copy_(block)
-        took.append(time.process_time() - began)
-    return 2 * block.nbytes / quantile(took[1:], 0.5)
 
 
 def _penalty(backbone: str, sums: Sums, word_s: float, step_s: float) -> Iterator[Figure]:

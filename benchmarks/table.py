@@ -21,7 +21,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "fastapi", "uvicorn", "sqlalchemy",
 class Figure:
     """One number. `aim` is a bound in the figure's own unit, with its sense: ("<=", 50.0), (">=", 0.95) or (">", 0.0).
 
-    `columns` are what else is known of it: kept in the JSON beside the five fields, not printed.
+    `bound` is the best that the machine allows, in the same unit. `columns` are what else is known of the figure: kept
+    in the JSON beside the other fields, not printed.
     """
 
     figure: str
@@ -29,6 +30,14 @@ class Figure:
     unit: str
     aim: tuple[str, float] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    bound: float | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """The share of the bound, whether more is better (images/s) or less (s)."""
+        if not self.value or not self.bound:
+            return None
+        return min(self.value / self.bound, self.bound / self.value)
 
     @property
     def holds(self) -> bool | None:
@@ -41,6 +50,8 @@ class Figure:
         aim = None if self.aim is None else f"{self.aim[0]} {self.aim[1]:g}"
         value = None if self.value is None else float(f"{self.value:.5g}")
         row = {"figure": self.figure, "value": value, "unit": self.unit, "aim": aim, "holds": self.holds}
+        if self.bound is not None:
+            row |= {"bound": float(f"{self.bound:.5g}"), "reached": float(f"{self.reached or 0:.3g}")}
         return row | dict(self.columns)
 
 
@@ -89,14 +100,16 @@ def publish(name: str, figures: Sequence[Figure], facts: dict[str, Any], *, show
 
 
 def render(figures: dict[str, Sequence[Figure]]) -> str:
-    """One table of every measurement given, as text."""
-    lines = [("measurement", "figure", "value", "unit", "aim", "holds")]
+    """One table of every measurement given, as text; what the machine allows is told where it is known."""
+    lines = [["measurement", "figure", "value", "unit", "aim", "holds", "bound", "reached"]]
     for name, rows in figures.items():
         for row in (figure.row() for figure in rows):
             holds = {True: "yes", False: "NO", None: ""}[row["holds"]]
             value = "-" if row["value"] is None else f"{row['value']:g}"
-            lines.append((name, row["figure"], value, row["unit"], row["aim"] or "", holds))
-    return grid(lines)
+            bound = [f"{row['bound']:g}", f"{row['reached']:.1%}"] if "bound" in row else ["", ""]
+            lines.append([name, row["figure"], value, row["unit"], row["aim"] or "", holds, *bound])
+    bounded = any(line[-1] for line in lines[1:])
+    return grid(lines if bounded else [line[:-2] for line in lines])
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:

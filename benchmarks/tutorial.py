@@ -3,7 +3,8 @@
 Both train one epoch in turn on the same pictures, with crops and mirroring, and look at val; each has the machine to
 itself meanwhile. One of ours has one thread, so two run at a time where the tutorial's loop has two threads and two
 workers of its `DataLoader`; the same with one thread is printed too, and the faster of both counts. Precision is what a
-worker of this machine chooses. Photographs: see `method_cases.DATA`.
+worker of this machine chooses. The bound is the operations of a step at the speed of a large matrix product in it.
+Photographs: see `method_cases.DATA`.
 """
 
 import json
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 import torchvision
 
+from benchmarks import bounds
 from benchmarks.method_cases import DATA
 from benchmarks.rivals import tutorial
 from benchmarks.table import Figure, quantile
@@ -74,19 +76,24 @@ def _compare(folder: Path, backbone: str, resolution: int) -> list[Figure]:
                 if number > 0:  # the first pays for allocation
                     rates[name].append(N_TRAIN * len(group) / (time.perf_counter() - began))
     finally:
-        precisions = {one.precision for group in running.values() for one in group if one.precision}
         for group in running.values():
             for one in group:
                 one.stop()
     label = f"{backbone}@{resolution}, batch {BATCH}"
+    torch.set_num_threads(2)
+    operations, precision = bounds.of_training(backbone, resolution), _chosen(folder, backbone, resolution)
+    peaks = {name: bounds.peak_flops(getattr(torch, precision if "ours" in name else "float32")) for name in contenders}
     ours, *theirs = (rates[name] for name in contenders)
     best = max(theirs, key=lambda found: quantile(found, 0.5))
     ratios = [mine / its for mine, its in zip(ours, best, strict=True)]
     return [
-        *(Figure(f"{label}: {name}", quantile(found, 0.5), "images/s") for name, found in rates.items()),
+        *(
+            Figure(f"{label}: {name}", quantile(found, 0.5), "images/s", bound=peaks[name] / operations)
+            for name, found in rates.items()
+        ),
         Figure(
             f"{label}: over the faster of the tutorial's", quantile(ratios, 0.5), "ratio", (">=", AIM),
-            {"precision": sorted(precisions), "lowest": min(ratios), "highest": max(ratios)},
+            {"precision": precision, "lowest": min(ratios), "highest": max(ratios)},
         ),
     ]  # fmt: skip
 
@@ -100,7 +107,7 @@ class Contender:
             [sys.executable, "-m", "benchmarks.tutorial", *arguments], cwd=ROOT, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": str(n_threads)},
         )  # fmt: skip
-        self.precision = self._answer()["precision"]
+        self._answer()  # it is ready
 
     def begin_epoch(self) -> None:
         assert self._child.stdin is not None
@@ -125,13 +132,12 @@ class Contender:
 
 def contend(kind: str, folder: Path, backbone: str, resolution: int, n_threads: int) -> None:
     torch.set_num_threads(n_threads)
-    precision = ""
     if kind == "tutorial":
         network = getattr(torchvision.models, backbone)(num_classes=2)
         epochs: Any = tutorial.train(network, folder, resolution=resolution, epochs=99, batch_size=BATCH, lr=1e-3)
     else:
-        precision, epochs = "auto", _epochs_of_fit(folder, backbone, resolution)
-    sys.stdout.write(json.dumps({"precision": precision}) + "\n")
+        epochs = _epochs_of_fit(folder, backbone, resolution)
+    sys.stdout.write(json.dumps({"ready": True}) + "\n")
     sys.stdout.flush()
     for _ in sys.stdin:
         next(epochs)
@@ -163,7 +169,14 @@ def _epochs_of_fit(folder: Path, backbone: str, resolution: int) -> Any:
             "classes": open_pack(Path(scratch) / "pack").classes, "scratch": scratch, "precision": asked,
             "paces": str(folder / "paces"),
         })  # fmt: skip
-        yield from Fit(order, stopped=lambda _: "go")
+        yield from (report for report in Fit(order, stopped=lambda _: "go") if report.step % (N_TRAIN // BATCH) == 0)
+
+
+def _chosen(folder: Path, backbone: str, resolution: int) -> str:
+    """The precision that a worker of this machine has noted as the faster one."""
+    notes = [json.loads(file.read_text("utf-8")) for file in (folder / "paces").glob("*.json")]
+    own = [note for note in notes if (note["backbone"], note["resolution"]) == (backbone, resolution)]
+    return str(own[0]["precision"]) if own else "float32"
 
 
 def _write_pictures(folder: Path) -> None:

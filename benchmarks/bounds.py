@@ -1,0 +1,58 @@
+"""What this machine allows at most: operations at the peak of its matrix products, bytes at the speed of a copy.
+
+Both are measured with the threads that torch has at the time, in the run whose figures they stand beside.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.table import quantile
+from models.build import build
+
+SIDE = 2048  # of the matrices
+N_TIMES = 7
+
+
+def peak_flops(dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second of a large matrix product; a multiplication and an addition are two."""
+    a, b = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
+    out = torch.empty(SIDE, SIDE, dtype=dtype)
+    return 2 * SIDE**3 / _seconds(lambda: torch.mm(a, b, out=out))
+
+
+def bandwidth_of_copy() -> float:
+    """Bytes read and written a second."""
+    block = torch.zeros(64 * 2**20)
+    other = torch.zeros_like(block)
+    return 2 * block.nbytes / _seconds(lambda: other.copy_(block))
+
+
+def of_training(backbone: str, resolution: int, *, n_frozen: int = 0) -> float:
+    """Operations of a training step per picture: forward once, backward twice as much above the frozen stages."""
+    whole = of_looking(backbone, resolution)
+    return whole + 2 * (whole - of_looking(backbone, resolution, depth=n_frozen)) if n_frozen else 3 * whole
+
+
+def of_looking(backbone: str, resolution: int, *, depth: int | None = None) -> float:
+    """Operations of a forward pass per picture, of all or of the first `depth` stages."""
+    with torch.device("meta"):
+        net, images = build(backbone, n_classes=2, seed=0).eval(), torch.empty(1, 3, resolution, resolution)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if depth is None:
+            net(images)
+        else:
+            net.prefix(images, depth)
+    return float(counter.get_total_flops())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The median, the first time left out."""
+    took = []
+    for _ in range(1 + N_TIMES):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return quantile(took[1:], 0.5)
