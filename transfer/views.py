@@ -107,8 +107,8 @@ class Pictures:
         self._channels_last = channels_last
         self._pixels = np.asarray(pack.pixels)  # a plain view: slicing a memmap object is several times slower
         # An array that was worked out from a mapped one is a memmap too, of no file.
-        mapped = isinstance(pack.pixels, np.memmap) and pack.pixels.filename is not None
-        self._file = _File(pack.pixels) if mapped else None
+        canvases = pack.pixels
+        self._file = _File(canvases) if isinstance(canvases, np.memmap) and canvases.filename is not None else None
         std, mean = np.asarray(preprocessing.std), np.asarray(preprocessing.mean)
         scale, shift = 1 / (255 * std), -mean / std
         # One value per column of a row of interleaved pixels: whole rows at a time instead of three channels.
