@@ -49,7 +49,7 @@ class Case:
         return f"{self.n_images} images @{self.side}"
 
 
-CASES = (Case(1_000_000, 32, 2000), Case(100_000, 160, 600))
+CASES = (Case(1_000_000, 32, 500), Case(100_000, 160, 200))
 
 
 def measure() -> list[Figure]:
