@@ -1,6 +1,11 @@
-"""A prepared dataset: one uncompressed zip of `manifest.json` and `items/<sha256>`, the original bytes of each item."""
+"""A prepared dataset: one uncompressed zip of `items/<sha256>`, the original bytes of each item, and `manifest.json`.
 
-import codecs
+Beside them lie `facts.json`, the manifest without its items, and `rows.npy`, a row of numbers per item; the comment at
+the end of the zip says where. A million items are opened by these: the objects that `zipfile` and a manifest make of
+them take more than two gigabytes.
+"""
+
+import io
 import os
 import struct
 import zipfile
@@ -10,24 +15,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.dataset import Item, Manifest, Split
-from intake.elements import stream
-from intake.zips import find_directory
+from domain.dataset import Manifest, Split
 
-MANIFEST = "manifest.json"
+MANIFEST, FACTS, ROWS = "manifest.json", "facts.json", "rows.npy"
 SPLIT_CODES = {Split.TRAIN: 0, Split.VAL: 1, Split.TEST: 2}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_ROW = np.dtype([("id", "S64"), ("label", "<i8"), ("split", "i1"), ("fold", "i1")])
-_PLACE = np.dtype([("name", "S70"), ("start", "<u8"), ("size", "<u8"), ("crc", "<u4")])
-_ENTRY = struct.Struct("<16x3L3H8xL")  # CRC, packed size, size; bytes of name, extra field, comment; offset
-_LOCAL = struct.Struct("<26x2H")  # bytes of name and extra field, which the bytes of the item follow
-_IN_EXTRA = 0xFFFFFFFF  # the number itself stands in the extra field, in 8 bytes
-_CHUNK_BYTES = 1 << 20
+_ROW = np.dtype([
+    ("id", "S64"), ("label", "<i8"), ("split", "i1"), ("fold", "i1"), ("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")
+])  # fmt: skip
+_LOCAL = struct.Struct("<26x2H")  # an entry's header: bytes of name and extra field, which its data follow
+_COMMENT = struct.Struct("<8s6Q")  # signature; offset, size and CRC of the facts, and of the rows
+_SIGNATURE = b"graft v1"
+
+
+class Place(NamedTuple):
+    """Where the zip holds an entry: the offset of its header, the size and CRC of its data."""
+
+    offset: int
+    size: int
+    crc: int
 
 
 def member(item_id: str) -> str:
@@ -42,72 +53,41 @@ def read_manifest(items_zip: Path) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An open prepared zip, its items as rows of numbers: the objects that `zipfile` and `read_manifest` make of a
-    million items take more than two gigabytes."""
+    """An open prepared zip. Its columns are in the order of the manifest."""
 
     manifest: Manifest  # without its items
-    ids: NDArray[np.bytes_]  # (N,), in the order of the manifest, as are all
+    ids: NDArray[np.bytes_]  # (N,)
     labels: NDArray[np.int64]
     split: NDArray[np.int8]  # SPLIT_CODES
     fold: NDArray[np.int8]
     file: BinaryIO
-    places: NDArray[Any]  # (N,) _PLACE
+    places: NDArray[Any]  # (N,) of offset, size, crc
 
     def read(self, row: int) -> bytes:
         """The original bytes of an item; several threads may read at once."""
-        place = self.places[row]
-        data = b"".join(_chunks(self.file, place))
-        if zlib.crc32(data) != place["crc"]:
-            raise zipfile.BadZipFile(f"the bytes of {place['name'].decode()} have changed")
-        return data
+        return _read(self.file, Place(*self.places[row].tolist()))
 
 
 @contextmanager
 def open_prepared(items_zip: Path) -> Iterator[Prepared]:
     with items_zip.open("rb") as file:
-        places = np.fromiter(_places(file), _PLACE)
-        facts: dict[str, Any] = {}
-        rows = np.fromiter(_rows(file, places[places["name"] == MANIFEST.encode()][0], facts), _ROW)
-        by_name = np.argsort(places["name"])
-        names = np.char.add(member("").encode(), rows["id"])
-        found = by_name[np.searchsorted(places["name"], names, sorter=by_name).clip(max=len(places) - 1)]
-        places = places[found]
-        if not np.array_equal(places["name"], names):
-            raise zipfile.BadZipFile("items of the manifest are missing")
-        ids, labels, split, fold = (np.ascontiguousarray(rows[column]) for column in ("id", "label", "split", "fold"))
-        manifest = Manifest.model_validate(facts | {"items": ()})
-        yield Prepared(manifest, ids, labels, split, fold, file, places)
+        file.seek(-_COMMENT.size, os.SEEK_END)
+        signature, *places = _COMMENT.unpack(file.read())
+        if signature != _SIGNATURE:
+            raise zipfile.BadZipFile(f"{items_zip.name} is no prepared dataset")
+        manifest = Manifest.model_validate_json(_read(file, Place(*places[:3])))
+        rows = np.load(io.BytesIO(_read(file, Place(*places[3:]))))
+        ids, labels, split, fold = (np.ascontiguousarray(rows[name]) for name in ("id", "label", "split", "fold"))
+        yield Prepared(manifest, ids, labels, split, fold, file, rows[["offset", "size", "crc"]])
 
 
-def _places(file: BinaryIO) -> Iterator[tuple[bytes, int, int, int]]:
-    """Every entry of the zip's directory."""
-    directory = find_directory(file)
-    file.seek(directory.offset)
-    for _ in range(directory.n_entries):
-        crc, *numbers, n_name, n_extra, n_comment, offset = _ENTRY.unpack(file.read(_ENTRY.size))
-        name, extra, _ = file.read(n_name), file.read(n_extra), file.read(n_comment)
-        wide = iter(struct.unpack_from(f"<{max(0, n_extra - 4) // 8}Q", extra, min(4, n_extra)))
-        _, size, start = (next(wide) if number == _IN_EXTRA else number for number in (*numbers, offset))
-        yield name, start, size, crc
-
-
-def _rows(file: BinaryIO, place: Any, facts: dict[str, Any]) -> Iterator[tuple[str, int, int, int]]:
-    """The items of the manifest; what else it says goes into `facts`."""
-    for key, value in stream(codecs.iterdecode(_chunks(file, place), "utf-8"), "items"):
-        if key == "items":
-            item = Item.model_validate(value)
-            yield item.id, item.label, SPLIT_CODES[item.split], item.fold
-        else:
-            facts[key] = value
-
-
-def _chunks(file: BinaryIO, place: Any) -> Iterator[bytes]:
-    """The bytes of an entry, without moving the file's own position: other threads read too."""
-    head = os.pread(file.fileno(), _LOCAL.size, int(place["start"]))
-    start = int(place["start"]) + _LOCAL.size + sum(_LOCAL.unpack(head))
-    end = start + int(place["size"])
-    for at in range(start, end, _CHUNK_BYTES):
-        yield os.pread(file.fileno(), min(_CHUNK_BYTES, end - at), at)
+def _read(file: BinaryIO, place: Place) -> bytes:
+    """The data of an entry, without moving the file's own position: other threads read too."""
+    header = os.pread(file.fileno(), _LOCAL.size, place.offset)
+    data = os.pread(file.fileno(), place.size, place.offset + _LOCAL.size + sum(_LOCAL.unpack(header)))
+    if zlib.crc32(data) != place.crc:
+        raise zipfile.BadZipFile("bytes of the prepared dataset have changed")
+    return data
 
 
 class Writer:
@@ -116,16 +96,25 @@ class Writer:
     def __init__(self, target: Path) -> None:
         self._target = target
         self._partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        self._places: dict[str, Place] = {}
 
     def __enter__(self) -> Self:
         self._zip = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_STORED)
         return self
 
     def add(self, item_id: str, data: bytes) -> None:
-        self._write(member(item_id), data)
+        self._places[item_id] = self._write(member(item_id), data)
 
     def finish(self, manifest: Manifest) -> None:
+        """`manifest` names items that were added."""
+        rows = io.BytesIO()
+        np.save(rows, np.fromiter((
+            (item.id, item.label, SPLIT_CODES[item.split], item.fold, *self._places[item.id])
+            for item in manifest.items
+        ), _ROW))  # fmt: skip
         self._write(MANIFEST, manifest.model_dump_json().encode())
+        facts = self._write(FACTS, manifest.model_copy(update={"items": ()}).model_dump_json().encode())
+        self._zip.comment = _COMMENT.pack(_SIGNATURE, *facts, *self._write(ROWS, rows.getvalue()))
         self._zip.close()
         with self._partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -138,5 +127,7 @@ class Writer:
             self._zip.close()
         self._partial.unlink(missing_ok=True)
 
-    def _write(self, name: str, data: bytes) -> None:
-        self._zip.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    def _write(self, name: str, data: bytes) -> Place:
+        entry = zipfile.ZipInfo(name, _EPOCH)
+        self._zip.writestr(entry, data)
+        return Place(entry.header_offset, len(data), entry.CRC)

@@ -26,7 +26,7 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _UTF8 = 0x800
 
 
-class Directory(NamedTuple):
+class _Directory(NamedTuple):
     offset: int
     size: int
     n_entries: int
@@ -35,7 +35,7 @@ class Directory(NamedTuple):
 def members(path: Path, limits: Limits) -> Iterator[Member]:
     """The files of a zip. Everything that the directory can tell is checked before the first is given."""
     with path.open("rb") as file:
-        directory = find_directory(file)
+        directory = _find_directory(file)
         _count_entries(file, directory, limits)
         try:
             with zipfile.ZipFile(file) as archive:
@@ -55,8 +55,7 @@ def members(path: Path, limits: Limits) -> Iterator[Member]:
             yield Member(name, info.file_size, partial(_read, file, info, start))
 
 
-def find_directory(file: BinaryIO) -> Directory:
-    """Where the directory of an open zip stands, at its very end."""
+def _find_directory(file: BinaryIO) -> _Directory:
     size = file.seek(0, 2)
     tail_start = max(0, size - _END.size - 0xFFFF)
     file.seek(tail_start)
@@ -81,10 +80,10 @@ def find_directory(file: BinaryIO) -> Directory:
         raise corrupt("it is one volume of several")
     if offset + n_bytes != end:
         raise corrupt("something stands before its first entry or between its directory and its end")
-    return Directory(offset, n_bytes, n)
+    return _Directory(offset, n_bytes, n)
 
 
-def _count_entries(file: BinaryIO, directory: Directory, limits: Limits) -> None:
+def _count_entries(file: BinaryIO, directory: _Directory, limits: Limits) -> None:
     """Walk the directory without building anything, so that a huge or lying one costs no memory."""
     if directory.n_entries > limits.max_files:
         raise too_many_files(limits)
@@ -104,7 +103,7 @@ def _count_entries(file: BinaryIO, directory: Directory, limits: Limits) -> None
         raise corrupt("its directory does not hold what its end record says")
 
 
-def _data_offsets(file: BinaryIO, infos: list[zipfile.ZipInfo], directory: Directory) -> list[int]:
+def _data_offsets(file: BinaryIO, infos: list[zipfile.ZipInfo], directory: _Directory) -> list[int]:
     """Where the bytes of every entry start; Invalid if any two entries share bytes."""
     starts = []
     for info in infos:

@@ -38,7 +38,12 @@ def test_prepared_zip_holds_the_original_bytes(run: Prepare, folders: Folders, t
     manifest = run(files)
     assert read_manifest(tmp_path / "items.zip") == manifest
     with zipfile.ZipFile(tmp_path / "items.zip") as items:
-        assert set(items.namelist()) == {"manifest.json", *(item.member for item in manifest.items)}
+        assert set(items.namelist()) == {
+            "manifest.json",
+            "facts.json",
+            "rows.npy",
+            *(item.member for item in manifest.items),
+        }
         assert all(info.compress_type == zipfile.ZIP_STORED for info in items.infolist())
     with open_prepared(tmp_path / "items.zip") as prepared:
         assert prepared.manifest == manifest.model_copy(update={"items": ()})

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from domain.dataset import Item, Manifest, Split, Statistics
-from intake import prepared
 from intake.prepared import Writer, member, open_prepared
 
 SPLITS = list(Split)
@@ -37,11 +36,7 @@ def write(path: Path, n: int) -> Manifest:
 
 
 @pytest.mark.parametrize("n", [0, 1, 700])
-@pytest.mark.parametrize("n_chunk_bytes", [7, 1 << 20])
-def test_rows_are_the_items_of_the_manifest(
-    n: int, n_chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prepared, "_CHUNK_BYTES", n_chunk_bytes)
+def test_rows_are_the_items_of_the_manifest(n: int, tmp_path: Path) -> None:
     manifest = write(tmp_path / "items.zip", n)
     with open_prepared(tmp_path / "items.zip") as opened:
         assert opened.manifest == manifest.model_copy(update={"items": ()})
@@ -53,7 +48,7 @@ def test_rows_are_the_items_of_the_manifest(
 
 
 def test_items_beyond_four_gigabytes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 2000)  # from there on places stand in the extra field
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 2000)  # from there on the zip is written in another form
     write(tmp_path / "items.zip", 70)
     with open_prepared(tmp_path / "items.zip") as opened:
         assert [opened.read(row) for row in range(70)] == opened.ids.tolist()
@@ -70,11 +65,17 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
             opened.read(4)
 
 
-def test_item_that_is_not_there_is_noticed(tmp_path: Path) -> None:
+def test_a_manifest_names_what_was_added(tmp_path: Path) -> None:
     manifest = write(tmp_path / "items.zip", 9)
-    with Writer(tmp_path / "less.zip") as writer:
+    with pytest.raises(KeyError), Writer(tmp_path / "less.zip") as writer:
         writer.finish(manifest)
-    with pytest.raises(zipfile.BadZipFile, match="missing"), open_prepared(tmp_path / "less.zip"):
+    assert not (tmp_path / "less.zip").exists()
+
+
+def test_any_other_zip_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "items.zip", "w") as archive:
+        archive.writestr("manifest.json", "{}" * 100)
+    with pytest.raises(zipfile.BadZipFile, match="no prepared dataset"), open_prepared(tmp_path / "items.zip"):
         pass
 
 
@@ -88,4 +89,4 @@ def test_an_open_item_takes_a_few_hundred_bytes(tmp_path: Path) -> None:
             peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 500 * n + 8 * prepared._CHUNK_BYTES
+    assert peak < 500 * n
