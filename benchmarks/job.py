@@ -46,7 +46,7 @@ def measure() -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name:
         folder = folder_of(CASE, 0, DATA, Path(name))
-        short = RANGES | {"steps": [40, 40]}
+        short = RANGES | {"steps": [18, 18]}
         modes = {f"{p} x {t}": _tutorial(folder, short, [0, 0], p, t, n_trials=2)[0] for p, t in ((1, 2), (2, 1))}
         figures += [Figure(f"two short trials of the tutorial's loop, {m}", s, "s") for m, s in modes.items()]
         processes, threads = (int(n) for n in min(modes, key=lambda m: modes[m]).split(" x "))

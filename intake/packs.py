@@ -5,8 +5,7 @@ import os
 import secrets
 import shutil
 import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,11 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.dataset import Item, Manifest, Split
-from intake.prepared import read_item, read_manifest
+from intake.prepared import Prepared, open_prepared
 from intake.preprocess import classification as preprocess
 
-SPLIT_CODES = {Split.TRAIN: 0, Split.VAL: 1, Split.TEST: 2}
 _CHUNK = 64
 
 
@@ -36,7 +33,7 @@ class Pack:
     resize: int  # the short side that the canvas was cut from: P, or P + 1
     interpolation: str
     classes: tuple[str, ...]
-    ids: tuple[str, ...]
+    ids: NDArray[np.bytes_]  # (N,), mapped from disk
     content_hash: str
 
 
@@ -46,15 +43,15 @@ def pack(
     """Build the pack in `folder`, which appears whole or not at all; done at once if it is there already."""
     if (folder / "pack.json").exists():
         return
-    manifest = read_manifest(items_zip)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
     partial.mkdir()
     try:
-        canvases = _canvases(items_zip, manifest.items, resize, crop, interpolation, n_threads or os.cpu_count() or 1)
-        side = preprocess.canvas_side(resize, crop)
-        _write_pixels(partial / "pixels.npy", canvases, (len(manifest.items), side, side, 3))
-        _write_facts(partial, manifest, canvas=side, crop=crop, resize=resize, interpolation=interpolation)
+        with open_prepared(items_zip) as items:
+            canvases = _canvases(items, resize, crop, interpolation, n_threads or os.cpu_count() or 1)
+            side = preprocess.canvas_side(resize, crop)
+            _write_pixels(partial / "pixels.npy", canvases, (len(items.ids), side, side, 3))
+            _write_facts(partial, items, canvas=side, crop=crop, resize=resize, interpolation=interpolation)
         _sync(partial)
         try:
             partial.rename(folder)
@@ -67,6 +64,7 @@ def pack(
 
 def open_pack(folder: Path) -> Pack:
     facts = json.loads((folder / "pack.json").read_text("utf-8"))
+    ids = folder / "ids.npy"
     return Pack(
         pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
         labels=np.load(folder / "labels.npy"),
@@ -77,24 +75,25 @@ def open_pack(folder: Path) -> Pack:
         resize=facts["resize"],
         interpolation=facts["interpolation"],
         classes=tuple(facts["classes"]),
-        ids=tuple(facts["ids"]),
+        # Packs that were built earlier have the ids among the facts.
+        ids=np.load(ids, mmap_mode="r") if ids.exists() else np.array(facts["ids"], np.bytes_),
         content_hash=facts["content_hash"],
     )
 
 
 def _canvases(
-    items_zip: Path, items: Sequence[Item], resize: int, crop: int, interpolation: str, n_threads: int
+    items: Prepared, resize: int, crop: int, interpolation: str, n_threads: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Decoded by a few threads (Pillow lets go of the interpreter), a chunk ahead at most."""
-    with zipfile.ZipFile(items_zip) as archive, ThreadPoolExecutor(n_threads) as threads, warnings.catch_warnings():
+    with ThreadPoolExecutor(n_threads) as threads, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the items were checked; Pillow warns of what it can read all the same
 
-        def decode(item: Item) -> NDArray[np.uint8]:
-            image = preprocess.load_rgb(BytesIO(read_item(archive, item)))
+        def decode(row: int) -> NDArray[np.uint8]:
+            image = preprocess.load_rgb(BytesIO(items.read(row)))
             return preprocess.canvas(image, resize, crop, interpolation)
 
-        for start in range(0, len(items), _CHUNK):
-            yield from threads.map(decode, items[start : start + _CHUNK])
+        for start in range(0, len(items.ids), _CHUNK):
+            yield from threads.map(decode, range(start, min(start + _CHUNK, len(items.ids))))
 
 
 def _write_pixels(path: Path, canvases: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> None:
@@ -106,14 +105,13 @@ def _write_pixels(path: Path, canvases: Iterator[NDArray[np.uint8]], shape: tupl
             file.write(canvas.tobytes())
 
 
-def _write_facts(folder: Path, manifest: Manifest, **facts: int | str) -> None:
-    items = manifest.items
-    np.save(folder / "labels.npy", np.array([item.label for item in items], np.int64))
-    np.save(folder / "split.npy", np.array([SPLIT_CODES[item.split] for item in items], np.int8))
-    np.save(folder / "fold.npy", np.array([item.fold for item in items], np.int8))
+def _write_facts(folder: Path, items: Prepared, **facts: int | str) -> None:
+    columns = {"ids": items.ids, "labels": items.labels, "split": items.split, "fold": items.fold}
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", column)
+    manifest = items.manifest
     all_facts = {
-        "n": len(items), **facts, "classes": manifest.classes, "ids": [item.id for item in items],
-        "content_hash": manifest.content_hash,
+        "n": len(items.ids), **facts, "classes": manifest.classes, "content_hash": manifest.content_hash
     }  # fmt: skip
     (folder / "pack.json").write_text(json.dumps(all_facts), "utf-8")
 

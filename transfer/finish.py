@@ -29,7 +29,7 @@ class Examined:
     candidate: FinishCandidate
     logits: Floats  # (N, C) on test
     targets: Ints  # (N,)
-    items: tuple[str, ...]
+    items: tuple[bytes, ...]
 
     @property
     def correct(self) -> Floats:
@@ -105,7 +105,7 @@ def examine(candidate: FinishCandidate, order: FinishOrder, alive: Callable[[], 
         raise Invalid("test_empty", "the test split has no items, so nothing can be said about the result")
     network = PixelNetwork(_network_of(candidate, order), preprocessing_at(candidate.recipe, pack))
     logits = evaluate.predict(network, pack, rows, device=order.device, alive=alive)
-    return Examined(candidate, logits, np.asarray(pack.labels[rows]), tuple(pack.ids[row] for row in rows))
+    return Examined(candidate, logits, np.asarray(pack.labels[rows]), tuple(pack.ids[rows].tolist()))
 
 
 def calibrate(candidate: FinishCandidate) -> float:

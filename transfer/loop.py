@@ -9,7 +9,6 @@ and to rounding where heads were trained together before.
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
 from models.network import Seen
-from transfer import memory, warm
+from transfer.accumulate import gradient
 from transfer.bench import Bench, Drawn, Pools
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
@@ -31,7 +30,6 @@ from transfer.step import PartState, Step, View, Weights, swapped
 from transfer.views import Items
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
-SMALLEST_SPLIT = 4  # items of a batch that may be halved: batch norm needs two
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
 N_EVALUATIONS = 20  # of a trial at most,
 EVALUATION_SHARE = 0.1  # and about this part of its time, but four of a phase at least
@@ -233,8 +231,7 @@ class Loop:
         self.check()
 
     def _train_step(self, warmup_frac: float) -> None:
-        while not self._accumulated():
-            self._halve()
+        self._differentiate()
         factor = self.phase.rate(self.step, self.n_steps, warmup_frac)
         self.optimizer.step(factor)
         if self._after:
@@ -246,51 +243,17 @@ class Loop:
         if self.setting.device.type == "cpu" or self.step % CHECK_EVERY_ON_DEVICE == 0:
             self.check()
 
-    def _accumulated(self) -> bool:
-        """The gradient of this step; False if memory is short for the first time. Here its error ends, and with it the
-        hold that it has on what was allocated."""
-        try:
-            self._accumulate()
-        except (RuntimeError, MemoryError) as error:
-            if (
-                not memory.is_exhausted(error)
-                or self.bench.n_splits > 1
-                or self.recipe.data.batch_size < SMALLEST_SPLIT
-            ):
-                raise
-            return False
-        return True
-
-    def _accumulate(self) -> None:
-        """The gradient of this step; of its halves, weighted by their share of the items, where memory is short."""
+    def _differentiate(self) -> None:
+        """Leave the gradient of this step with the weights, and add up its terms."""
         size = self.recipe.data.batch_size
-        first, last = self.batch * size, min((self.batch + 1) * size, len(self._drawn.items))
-        cuts = np.linspace(first, last, self.bench.n_splits + 1).round().astype(int).tolist()
-        if self._random_layers:  # dropout draws from the global state: no other way in
-            torch.manual_seed((self.seed + self.step) & (2**63 - 1))
-        found: dict[str, Tensor] = {}
-        for window in (slice(*ends) for ends in pairwise(cuts) if ends[0] < ends[1]):
-            share = (window.stop - window.start) / (last - first)
-            total, terms = self._total(self._step(window))
-            (total if share == 1 else total * share).backward()
-            for name, value in terms:
-                value = value.detach() if share == 1 else value.detach() * share
-                found[name] = found[name] + value if name in found else value.clone()
-        for name, value in found.items():
+        batch = slice(self.batch * size, min((self.batch + 1) * size, len(self._drawn.items)))
+        terms = gradient(
+            self.bench, batch, lambda part: self._total(self._step(part)), self.weights.values(),
+            seed=(self.seed + self.step) & (2**63 - 1) if self._random_layers else None,
+        )  # fmt: skip
+        for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._n_summed += 1
-
-    def _halve(self) -> None:
-        """From now on half a batch at a time."""
-        self.bench.n_splits = 2
-        self.bench.remark(
-            f"Out of memory with batches of {self.recipe.data.batch_size}: trained on half a batch at a time, the "
-            "gradients added up; batch norm saw halves."
-        )
-        for weight in self.weights.values():
-            weight.grad = None
-        warm.forget()  # what is kept for later trials may be what was in the way
-        memory.empty_cache(self.setting.device)
 
     def _step(self, window: slice | None = None) -> Step:
         """What the losses look at: a part of this step's items, or all of them."""

@@ -4,7 +4,9 @@ What view an item gets is a function of (seed, epoch, item) alone, never of what
 the pixels that it would have seen. Evaluation pixels, the exact centre of the canvas, are what strength 0 gives.
 """
 
-from typing import NamedTuple
+import os
+import weakref
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -74,6 +76,25 @@ def draw_views(seed: int, epoch: int, items: Items, *, canvas: int, crop: int, a
     return Draw(left, top, width, height, flips, brightness * contrast, 127.5 * (1 - contrast))
 
 
+class _File:
+    """The file that canvases are mapped from, to tell the system which of them are wanted next.
+
+    A page that is missing is otherwise read with all that the device reads ahead, megabytes for a picture of 3 kB, and
+    one picture waits for the other.
+    """
+
+    def __init__(self, canvases: "np.memmap[Any, Any]") -> None:
+        self._offset, self._size = canvases.offset, canvases[0].nbytes if len(canvases) else 0
+        self._handle = os.open(str(canvases.filename), os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+
+    def announce(self, items: Items) -> None:
+        if hasattr(os, "posix_fadvise"):
+            for item in items.tolist():
+                at = self._offset + item * self._size
+                os.posix_fadvise(self._handle, at, self._size, os.POSIX_FADV_WILLNEED)
+
+
 class Pictures:
     """The pictures of a pack as batches for a network: (B, 3, R, R), normalised, on the device.
 
@@ -85,6 +106,9 @@ class Pictures:
         self.device = device
         self._channels_last = channels_last
         self._pixels = np.asarray(pack.pixels)  # a plain view: slicing a memmap object is several times slower
+        # An array that was worked out from a mapped one is a memmap too, of no file.
+        canvases = pack.pixels
+        self._file = _File(canvases) if isinstance(canvases, np.memmap) and canvases.filename is not None else None
         std, mean = np.asarray(preprocessing.std), np.asarray(preprocessing.mean)
         scale, shift = 1 / (255 * std), -mean / std
         # One value per column of a row of interleaved pixels: whole rows at a time instead of three channels.
@@ -101,6 +125,7 @@ class Pictures:
         if self._resident is not None:
             rows = torch.from_numpy(items).to(self.device)
             return self._normalise(self._resident[rows][:, window, window])
+        self._announce(items)
         return self._normalise(torch.from_numpy(self._pixels[items, window, window]).to(self.device))
 
     def training(self, items: Items, seed: int, epoch: int, *, augmentation: float, flip: bool) -> Tensor:
@@ -108,9 +133,15 @@ class Pictures:
         if augmentation == 0 and not flip:
             return self.evaluation(items)
         drawn = draw_views(seed, epoch, items, canvas=self.canvas, crop=self.crop, augmentation=augmentation, flip=flip)
+        if self._resident is None:
+            self._announce(items)
         if self.device.type != "cpu":
             return self._cut_on_device(items, drawn)
         return self._normalise(torch.from_numpy(self._cut(items, drawn, jitter=augmentation > 0)))
+
+    def _announce(self, items: Items) -> None:
+        if self._file is not None:
+            self._file.announce(items)
 
     def _cut(self, items: Items, drawn: Draw, *, jitter: bool) -> NDArray[np.uint8]:
         if len(self._buffer) < len(items):

@@ -3,15 +3,14 @@
 import json
 import logging
 import shutil
-import zipfile
 from functools import partial
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from domain.dataset import Manifest
 from domain.errors import Invalid, Unavailable
 from domain.states import DatasetState
+from intake.prepared import open_prepared
 from store.blob_rows import add_blob, drop_ref
 from store.cache import fetch_blob
 from store.leases import claim, hold, release
@@ -62,8 +61,8 @@ def prepare_dataset(context: Context, dataset_id: str) -> None:
 
 
 def _store(context: Context, row: DatasetRow, fence: int, items: Path) -> None:
-    with zipfile.ZipFile(items) as archive:
-        manifest = Manifest.model_validate_json(archive.read("manifest.json"))
+    with open_prepared(items) as prepared:
+        manifest = prepared.manifest
     key = f"{row.workspace_id}/datasets/{row.id}/{fence}/items.zip"
     info = context.blobs.put(key, items)
     summary = manifest.model_dump(mode="json", exclude={"items", "findings"})

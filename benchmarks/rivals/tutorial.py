@@ -1,7 +1,7 @@
 """Fine-tuning as tutorials teach it: `ImageFolder`, a `DataLoader` with two workers, PIL, float32, one optimizer step
 after another; accuracy on val after every epoch. Knows torch and torchvision alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -45,13 +45,22 @@ def train(
     batches = {split: loader(data[split], batch_size, shuffle=split == "train") for split in data}
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
     for _ in range(epochs):
-        network.train()
-        for images, labels in batches["train"]:
-            loss = functional.cross_entropy(network(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        for _ in steps(network, optimizer, batches["train"]):
+            pass
         network.eval()
         with torch.no_grad():
             right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in batches["val"])
         yield right / len(data["val"])
+
+
+def steps(
+    network: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[None]:
+    """One optimizer step after another; yields after each."""
+    network.train()
+    for images, labels in batches:
+        loss = functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield

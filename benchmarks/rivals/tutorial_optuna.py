@@ -19,11 +19,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from torchvision.models import mobilenet_v2
 
 from benchmarks.rivals.task import Incumbent, Task, leave, read_task, scores
-from benchmarks.rivals.tutorial import folders, loader
+from benchmarks.rivals.tutorial import folders, loader, steps
 
 ENDS = (2, 4, 7, 14, 19)  # of the stages of `features`, one per resolution
 
@@ -51,12 +50,7 @@ def train(task: Task, config: Mapping[str, Any], batch_size: int) -> tuple[float
     best: tuple[float, dict[str, float], dict[str, Tensor]] | None = None
     left = int(config["steps"])
     while left > 0:
-        net.train()
-        for images, labels in batches["train"]:
-            loss = functional.cross_entropy(net(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        for _ in steps(net, optimizer, batches["train"]):
             schedule.step()
             left -= 1
             if left == 0:

@@ -61,7 +61,7 @@ def slots(name: str, **params: Any) -> dict[str, Any]:
 
 
 def terms(loop: Loop) -> dict[str, float]:
-    loop._accumulate()
+    loop._differentiate()
     return loop.means()
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def test_centre_of_every_canvas_is_the_evaluation_crop(
     for pixels, item in zip(built.pixels, manifest.items, strict=True):
         expected = evaluation_pixels(load_rgb(io.BytesIO(files[item.path])), resize, crop, interpolation)
         assert np.array_equal(pixels[start : start + crop, start : start + crop], expected)
-    assert built.ids == tuple(item.id for item in manifest.items)
+    assert built.ids.astype(str).tolist() == [item.id for item in manifest.items]
     assert built.labels.tolist() == [item.label for item in manifest.items]
     assert [("train", "val", "test")[k] for k in built.split] == [item.split for item in manifest.items]
     assert built.fold.tolist() == [item.fold for item in manifest.items]
@@ -55,7 +56,7 @@ def test_number_of_threads_changes_nothing(items: Path, tmp_path: Path) -> None:
     for n in (1, 3):
         pack(items, tmp_path / f"pack{n}", resize=36, crop=32, interpolation="bilinear", n_threads=n)
     names = [path.name for path in sorted((tmp_path / "pack1").iterdir())]
-    assert names == ["fold.npy", "labels.npy", "pack.json", "pixels.npy", "split.npy"]
+    assert names == ["fold.npy", "ids.npy", "labels.npy", "pack.json", "pixels.npy", "split.npy"]
     assert all((tmp_path / "pack1" / n).read_bytes() == (tmp_path / "pack3" / n).read_bytes() for n in names)
 
 
@@ -82,6 +83,15 @@ def test_two_processes_at_once_both_succeed(items: Path, tmp_path: Path) -> None
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert [path.name for path in (tmp_path / "packs").iterdir()] == ["p"]
     assert len(open_pack(tmp_path / "packs/p").labels) == 70
+
+
+def test_pack_with_its_ids_among_the_facts_opens(items: Path, tmp_path: Path) -> None:
+    pack(items, tmp_path / "pack", resize=36, crop=32, interpolation="bilinear")
+    ids = open_pack(tmp_path / "pack").ids
+    facts = json.loads((tmp_path / "pack/pack.json").read_text())
+    (tmp_path / "pack/pack.json").write_text(json.dumps(facts | {"ids": ids.astype(str).tolist()}))
+    (tmp_path / "pack/ids.npy").unlink()
+    assert np.array_equal(open_pack(tmp_path / "pack").ids, ids)
 
 
 def test_failure_leaves_nothing_behind(items: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from domain.dataset import N_FOLDS, Manifest, Split
 from domain.errors import Invalid
 from intake.limits import Limits
 from intake.prepare import prepare
-from intake.prepared import read_item, read_manifest
+from intake.prepared import open_prepared, read_manifest
 
 Files = dict[str, bytes]
 Prepare = Callable[..., Manifest]
@@ -38,10 +38,17 @@ def test_prepared_zip_holds_the_original_bytes(run: Prepare, folders: Folders, t
     manifest = run(files)
     assert read_manifest(tmp_path / "items.zip") == manifest
     with zipfile.ZipFile(tmp_path / "items.zip") as items:
-        assert set(items.namelist()) == {"manifest.json", *(item.member for item in manifest.items)}
+        assert set(items.namelist()) == {
+            "manifest.json",
+            "facts.json",
+            "rows.npy",
+            *(item.member for item in manifest.items),
+        }
         assert all(info.compress_type == zipfile.ZIP_STORED for info in items.infolist())
-        for item in manifest.items:
-            data = read_item(items, item)
+    with open_prepared(tmp_path / "items.zip") as prepared:
+        assert prepared.manifest == manifest.model_copy(update={"items": ()})
+        for row, item in enumerate(manifest.items):
+            data = prepared.read(row)
             assert data == files[item.path]
             assert item.id == hashlib.sha256(data).hexdigest()
             assert manifest.classes[item.label] == item.path.split("/")[0]

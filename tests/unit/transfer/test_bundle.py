@@ -263,7 +263,7 @@ def test_the_script_sees_the_pixels_of_the_pack(exported, tmp_path: Path) -> Non
     facts = json.loads((folder / "preprocessing.json").read_text())
     view = {name: facts[name] for name in ("resize", "crop", "interpolation")}
     with zipfile.ZipFile(tmp_path / "items.zip") as items:
-        for row, item in enumerate(made.ids):
+        for row, item in enumerate(made.ids.astype(str)):
             original = bundled.load_rgb(io.BytesIO(items.read(f"items/{item}")))
             seen = bundled.evaluation_pixels(original, **view)
             assert np.array_equal(seen, evaluate.evaluation_pixels(made, np.array([row]))[0])
