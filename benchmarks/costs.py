@@ -175,7 +175,8 @@ def _compare(case: Case, scratch: str) -> list[Figure]:
         Figure(f"{case.name}@{RESOLUTION}, batch {BATCH}: a step of plain fine-tuning", step_s, "s"),
         Figure(f"{case.name}: memory of a step of plain fine-tuning", plain.peak / 2**20, "MiB"),
     ]
-    sums, bandwidth = Sums.of(build(case.name, n_classes=N_CLASSES), RESOLUTION, BATCH), bandwidth_of_copy()
+    sums = Sums.of(build(case.name, n_classes=N_CLASSES), RESOLUTION, BATCH)
+    bandwidth = bandwidth_of_copy(clock=time.process_time)
     word_s = 4 * sums.n_kernel_weights / bandwidth
     figures.append(Figure(f"{case.name}: bandwidth of a copy", bandwidth / 1e9, "GB/s"))
     figures += _penalty(case.name, sums, word_s, step_s)

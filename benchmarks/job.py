@@ -1,10 +1,9 @@
 """A job of 24 trials on both cores, start to end, against plain Optuna around the tutorial's loop.
 
 The same photographs, splits, ImageNet weights, space and number of trials. Graft is its API and two workers, one thread
-each, as a user has it: poor trials are stopped, and what frozen stages make of four looks at each picture is kept. The
-rival is given the faster of one process with two threads and two with one. Then the same with every trial full
-fine-tuning to its end. What is selected by log-loss on val is judged by accuracy on test, item by item. Photographs and
-weights: see `method_cases.DATA`.
+each, as a user has it: poor trials rest where they are compared. The rival is given the faster of one process with two
+threads and two with one. Then the same with every trial full fine-tuning to its end. What is selected by log-loss on
+val is judged by accuracy on test, item by item. Photographs and weights: see `method_cases.DATA`.
 """
 
 import json
@@ -34,7 +33,6 @@ from intake.packs import open_pack
 CASE = SearchCase("neu_surface", 50, 34, 216)
 BACKBONE, WEIGHTS, RESOLUTION, BATCH = "mobilenet_v2", "mobilenet_v2_in1k", 64, 32
 N_TRIALS, N_STAGES = 24, 5
-N_LOOKS = 4  # of each picture, where Graft may keep what frozen stages make of them
 RANGES: dict[str, Any] = {"lr": [1e-3, 1e-1], "ratio": [1e-2, 1.0], "decay": [1e-5, 1e-1], "steps": [40, 160]}
 KINDS = {"as it is": ([0, N_STAGES], 5.0), "full fine-tuning, nothing stopped": ([0, 0], 1.6)}
 ACCURACY_AIM = -1.0
@@ -116,7 +114,6 @@ def _graft(folder: Path, depth: list[int], *, plain: bool) -> tuple[float, str]:
         "schedule.freeze.depth": {"low": low, "high": high} if high > low else low,
         **{place: {"low": RANGES[name][0], "high": RANGES[name][1]} for name, place in PLACES.items()},
         "data.mixup_alpha": 0.0, "optimizer.momentum": 0.9, "data.augmentation": 0.8,
-        "data.views": 0 if plain else N_LOOKS,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         service = stack.enter_context(api(Path(name) / "home"))

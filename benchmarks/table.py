@@ -34,10 +34,11 @@ class Figure:
 
     @property
     def reached(self) -> float | None:
-        """The share of the bound, whether more is better (images/s) or less (s)."""
+        """The share of the bound: of a rate the more the better, of a time the less."""
         if not self.value or not self.bound:
             return None
-        return min(self.value / self.bound, self.bound / self.value)
+        is_rate = "/s" in self.unit or "per" in self.unit
+        return self.value / self.bound if is_rate else self.bound / self.value
 
     @property
     def holds(self) -> bool | None:

@@ -57,7 +57,7 @@ def _compare(folder: Path, backbone: str, resolution: int, n_images: int, n_pair
     ratios = [plain / fit for fit, plain in times]
     label, unit = f"{backbone}@{resolution}, batch {BATCH}", "images per CPU-second"
     fit_s, bare_s = (quantile([pair[place] for pair in times], 0.5) for place in (0, 1))
-    most = bounds.peak_flops() / bounds.of_training(backbone, resolution)
+    most = bounds.peak_flops(clock=time.process_time) / bounds.of_training(backbone, resolution)
     return [
         Figure(f"{label}: fit", n_train / fit_s, unit, bound=most),
         Figure(f"{label}: bare loop", n_train / bare_s, unit, bound=most),

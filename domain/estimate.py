@@ -6,6 +6,7 @@ from typing import NamedTuple
 from domain.catalogue import Catalogue
 from domain.default_space import at_defaults
 from domain.job import Budget, JobSpec
+from domain.rungs import RUNGS
 from domain.space import Choice
 
 HAND_OVER_S = 3.0  # from the last step to the finish, and from the bundle on disk to the job's last state
@@ -28,9 +29,10 @@ class Rehearsed(NamedTuple):
 
 
 def trial_s(s_per_step: float, steps: int, prepare_s: float, s_per_item: float, n_val: int, n_fits: int) -> float:
-    """Seconds of a trial: every fit prepares, takes its steps and looks at val."""
-    looks_s = max(FEW_EVALUATIONS * n_val * s_per_item, EVALUATION_SHARE * steps * s_per_step)
-    return n_fits * (prepare_s + steps * s_per_step + looks_s)
+    """Seconds of a trial: every fit prepares, takes its steps and looks at val, and at rungs once more."""
+    look_s = n_val * s_per_item
+    looks_s = max(FEW_EVALUATIONS * look_s, EVALUATION_SHARE * steps * s_per_step)
+    return n_fits * (prepare_s + steps * s_per_step + looks_s) + len(RUNGS) * look_s
 
 
 def first_value_s(s_per_trial: float, n_fits: int) -> float:

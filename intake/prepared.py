@@ -10,7 +10,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +73,26 @@ def open_prepared(items_zip: Path) -> Iterator[Prepared]:
     with items_zip.open("rb") as file:
         file.seek(-_COMMENT.size, os.SEEK_END)
         signature, *places = _COMMENT.unpack(file.read())
-        if signature != _SIGNATURE:
-            raise zipfile.BadZipFile(f"{items_zip.name} is no prepared dataset")
-        manifest = Manifest.model_validate_json(_read(file, Place(*places[:3])))
-        rows = np.load(io.BytesIO(_read(file, Place(*places[3:]))))
+        if signature == _SIGNATURE:
+            manifest = Manifest.model_validate_json(_read(file, Place(*places[:3])))
+            rows = np.load(io.BytesIO(_read(file, Place(*places[3:]))))
+        else:  # prepared before there were rows
+            manifest, rows = _from_manifest(items_zip)
         ids, labels, split, fold = (np.ascontiguousarray(rows[name]) for name in ("id", "label", "split", "fold"))
         yield Prepared(manifest, ids, labels, split, fold, file, rows[["offset", "size", "crc"]])
+
+
+def _from_manifest(items_zip: Path) -> tuple[Manifest, NDArray[Any]]:
+    manifest = read_manifest(items_zip)
+    with zipfile.ZipFile(items_zip) as archive:
+        places = {entry.filename: Place(entry.header_offset, entry.file_size, entry.CRC) for entry in archive.filelist}
+    return manifest.model_copy(update={"items": ()}), _rows(manifest, {i.id: places[i.member] for i in manifest.items})
+
+
+def _rows(manifest: Manifest, places: Mapping[str, Place]) -> NDArray[Any]:
+    return np.fromiter(
+        ((i.id, i.label, SPLIT_CODES[i.split], i.fold, *places[i.id]) for i in manifest.items), _ROW
+    )  # fmt: skip
 
 
 def _read(file: BinaryIO, place: Place) -> bytes:
@@ -108,10 +122,7 @@ class Writer:
     def finish(self, manifest: Manifest) -> None:
         """`manifest` names items that were added."""
         rows = io.BytesIO()
-        np.save(rows, np.fromiter((
-            (item.id, item.label, SPLIT_CODES[item.split], item.fold, *self._places[item.id])
-            for item in manifest.items
-        ), _ROW))  # fmt: skip
+        np.save(rows, _rows(manifest, self._places))
         self._write(MANIFEST, manifest.model_dump_json().encode())
         facts = self._write(FACTS, manifest.model_copy(update={"items": ()}).model_dump_json().encode())
         self._zip.comment = _COMMENT.pack(_SIGNATURE, *facts, *self._write(ROWS, rows.getvalue()))

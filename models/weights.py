@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -121,9 +121,7 @@ def save_weights(
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        # A copy of each: safetensors refuses tensors that share memory.
-        alone = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-        save_file(alone, temporary, metadata={"format": "pt", **(metadata or {})})
+        save_file(dict(_alone(weights)), temporary, metadata={"format": "pt", **(metadata or {})})
         if durable:
             _sync(Path(temporary))
         Path(temporary).replace(path)
@@ -132,6 +130,16 @@ def save_weights(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _alone(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that share no memory, as safetensors wants them."""
+    seen = set()
+    for name, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        yield name, own.clone() if place in seen else own
+        seen.add(place)
 
 
 def torchvision_file(backbone: str, weights_dir: Path | None = None) -> Path:

@@ -107,7 +107,10 @@ class FoldRun:
             sight, _ = self._evaluate(loop)
         for _ in heads.train(loop) if loop.weights else ():
             sight, better = self._evaluate(loop)
-            loop.n_bad = 0 if better else loop.n_bad + 1
+            if better:
+                loop.n_bad = 0
+            elif loop.step in loop.chosen:  # one more look, where trials are compared, costs no patience
+                loop.n_bad += 1
             out_of_patience = phase.patience is not None and len(self.bench.val) and loop.n_bad >= phase.patience
             if loop.step == n_steps or out_of_patience:
                 break

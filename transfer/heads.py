@@ -9,9 +9,10 @@ Head m of M:
     db = sum_B (P - Y) / B  [+ beta b]   (M, C), decayed too where the penalty's scope is "all"
     both times min(1, clip / (|(dW, db)| + 1e-6)), then  v <- momentum v + d,  w <- w - lr_t v
 
-The gradient of the cross-entropy of a linear map is written out, so that a step is four batched products for all heads,
-where one head alone is mostly the overhead of its calls. Each head ends where it would have ended by itself, up to the
-order of summation. Kernels alone decay unless a part says otherwise; nothing else of a penalty reaches a new head.
+The gradient of the cross-entropy of a linear map is written out, so that a step is two batched products for as many
+heads as fit into a core's cache, where one head alone is mostly the overhead of its calls. Each head ends where it
+would have ended by itself, up to the order of summation. Kernels alone decay unless a part says otherwise; nothing else
+of a penalty reaches a new head.
 """
 
 from collections.abc import Iterator, Sequence

@@ -31,7 +31,7 @@ from transfer.views import Items
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
-N_EVALUATIONS = 20  # of a trial at most,
+N_EVALUATIONS = 20  # of a trial at most, beside those where trials are compared,
 EVALUATION_SHARE = 0.1  # and about this part of its time, but four of a phase at least
 
 
@@ -78,7 +78,8 @@ class Loop:
         if not self.optimizer.decoupled:
             self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
         self._choose_prefix()
-        self.evaluations = frozenset((*self._when_to_evaluate(), *evaluated_at))
+        self.chosen = frozenset(self._when_to_evaluate())
+        self.evaluations = self.chosen | frozenset(evaluated_at)
 
     # --- set-up
 

@@ -1,7 +1,7 @@
-"""The files of the trial that will be next, brought to this machine while another one trains.
+"""The data and the source of the trial that will be next, brought to this machine while another one trains.
 
 What was asked ahead waits in its row for whichever worker is free first. Here it is only looked at: nothing is claimed,
-and whoever claims it finds its files in the cache, or fetches them as ever.
+and whoever claims it finds them in the cache, or fetches them as ever.
 """
 
 import logging
@@ -9,15 +9,17 @@ import threading
 
 from domain.recipe import Recipe
 from store.trials import trials_of_lot, waiting_lot
-from worker.claims import Claimed
+from worker.claims import Claimed, measured
 from worker.context import Context
 from worker.files import pack_folder, source_files, source_pack
 
 log = logging.getLogger(__name__)
 
 
-def read_ahead(context: Context, claimed: Claimed) -> threading.Thread:
-    """Begin; a process that ends does not wait for it."""
+def read_ahead(context: Context, claimed: Claimed) -> threading.Thread | None:
+    """Begin, unless that is under way or the worker stops; a process that ends does not wait for it."""
+    if context.stopping.is_set() or not context.reading_ahead.acquire(blocking=False):
+        return None
     thread = threading.Thread(target=_read, args=(context, claimed), name="read-ahead", daemon=True)
     thread.start()
     return thread
@@ -28,10 +30,13 @@ def _read(context: Context, claimed: Claimed) -> None:
         with context.reading() as session:
             lot_id = waiting_lot(session, claimed.job_id)
             trials = [] if lot_id is None else trials_of_lot(session, lot_id)
-            recipes = [Recipe.model_validate(trial.recipe) for trial in trials]
-        for recipe in recipes:
+        for trial in trials:
+            recipe = Recipe.model_validate(trial.recipe)
             source_files(context, claimed.spec, recipe.source)
-            pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution)
-            source_pack(context, claimed.source_items_blob, recipe)
+            # One thread: what trains meanwhile is timed.
+            pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution, n_threads=1)
+            source_pack(context, claimed.source_items_blob, recipe, measured(claimed.spec, trial), n_threads=1)
     except Exception as error:  # whoever claims the trial meets it again, and answers for it
         log.info("nothing was read ahead for %s: %s", claimed.job_id, error)
+    finally:
+        context.reading_ahead.release()

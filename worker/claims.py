@@ -67,14 +67,19 @@ def claim_lot(context: Context, lot_id: str) -> Claimed | None:
         )  # fmt: skip
 
 
+def measured(spec: JobSpec, trial: TrialRow) -> tuple[str, ...]:
+    """What is measured of a trial's network beside its predictions."""
+    unmeasured = trial.anchor == TEACHER or trial.attrs.get("origin") == CHEAP
+    return () if unmeasured else to_measure(spec.objectives, spec.limits)
+
+
 def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
     """The order with every file it needs on this machine."""
     facts = context.crew.start()
     trials = []
     for row in claimed.trials:
         recipe = Recipe.model_validate(row.recipe)
-        unmeasured = row.anchor == TEACHER or row.attrs.get("origin") == CHEAP
-        measure = () if unmeasured else to_measure(claimed.spec.objectives, claimed.spec.limits)
+        measure = measured(claimed.spec, row)
         pack = pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution)
         resume = fetch_folder(context, row.resume_blob, scratch / f"resume-{row.id}") if row.resume_blob else None
         trials.append(

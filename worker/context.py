@@ -29,6 +29,7 @@ class Context:
     worker_id: str
     crew: Crew  # the warm trial process of this worker
     stopping: threading.Event = field(default_factory=threading.Event)
+    reading_ahead: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

@@ -50,7 +50,9 @@ def sandboxed(arguments: list[str]) -> dict[str, object]:
     return body
 
 
-def pack_folder(context: Context, items_blob: str, backbone: str, resolution: int) -> Path:
+def pack_folder(
+    context: Context, items_blob: str, backbone: str, resolution: int, *, n_threads: int | None = None
+) -> Path:
     """The packed dataset as `backbone` wants its pixels at `resolution`; built on the first call on this machine."""
     spec = catalogue().backbone(backbone).preprocessing
     canvas, crop = scaled(spec.resize, spec.crop, resolution)
@@ -64,6 +66,7 @@ def pack_folder(context: Context, items_blob: str, backbone: str, resolution: in
         sandboxed([
             "pack", str(items), str(partial / "pack"),
             "--resize", str(canvas), "--crop", str(crop), "--interpolation", spec.interpolation,
+            *(() if n_threads is None else ("--threads", str(n_threads))),
         ])  # fmt: skip
 
     return once(folder, build) / "pack"
@@ -82,12 +85,15 @@ def source_files(context: Context, spec: JobSpec, ref: str) -> SourceFiles:
     return SourceFiles(weights=str(path), n_classes=source.n_classes or len(source.classes))
 
 
-def source_pack(context: Context, items_blob: str | None, recipe: Recipe, measure: Collection[str] = ()) -> str | None:
+def source_pack(
+    context: Context, items_blob: str | None, recipe: Recipe, measure: Collection[str] = (), *,
+    n_threads: int | None = None,
+) -> str | None:  # fmt: skip
     """The packed source dataset as the recipe wants its pixels, where one of its parts learns from source data or the
     trained network is measured on it."""
     if items_blob is None or ("source_data" not in needs(recipe, catalogue()) and "source_accuracy" not in measure):
         return None
-    return str(pack_folder(context, items_blob, recipe.backbone, recipe.data.resolution))
+    return str(pack_folder(context, items_blob, recipe.backbone, recipe.data.resolution, n_threads=n_threads))
 
 
 def fetch_folder(context: Context, key: str, folder: Path) -> str | None:

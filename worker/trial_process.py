@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -29,7 +29,7 @@ from models.weights import torchvision_file
 from transfer import resume
 from transfer.finish import finish
 from transfer.fit import Fit
-from transfer.memory import held_bytes
+from transfer.memory import held_bytes, is_exhausted
 from transfer.rehearsal import export_s, look_s
 from transfer.setting import Setting
 from worker.machine import describe_machine
@@ -140,16 +140,20 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         wish = line.wishes.get(trial_id, "go")
         return "stop" if wish == "cancel" else wish
 
-    fit, saver = Fit(order, stopped=stopped), Saver(line)
+    fit, saver = Fit(order, stopped=stopped), Saver(line.send)
     for trial in order.trials:
         if line.wishes.get(trial.trial_id) == "pause":
             continue  # it has not begun: the lot goes back, and it begins elsewhere
         for report in fit.train(trial.trial_id):
             line.send(Reported(report=report))
             if report.share < 1.0 and saver.idle and time.monotonic() - saved_at >= resume_every_s:
-                n_saved += 1
-                saver.save(fit.point(), trial.trial_id, scratch / f"resume-{trial.trial_id}-{n_saved}")
-                saved_at = time.monotonic()
+                n_saved, saved_at = n_saved + 1, time.monotonic()
+                try:
+                    saver.save(fit.point(), trial.trial_id, scratch / f"resume-{trial.trial_id}-{n_saved}")
+                except (RuntimeError, MemoryError) as error:
+                    if not is_exhausted(error):
+                        raise
+                    log.warning("no room for a resume point of %s", trial.trial_id)  # it is trained all the same
         saver.settle()
         outcome = fit.outcome(trial.trial_id)
         if outcome.state == "PAUSED":
@@ -161,8 +165,8 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
 class Saver:
     """Writes resume points in a thread while the next steps are taken: a step waits for a copy in memory alone."""
 
-    def __init__(self, line: Line) -> None:
-        self._line, self._thread = line, ThreadPoolExecutor(1)
+    def __init__(self, tell: Callable[[Message], None]) -> None:
+        self._tell, self._thread = tell, ThreadPoolExecutor(1)
         self._written: Future[None] | None = None
 
     @property
@@ -184,7 +188,7 @@ class Saver:
     def _write(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], trial_id: str, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         resume.write(folder, facts, tensors)
-        self._line.send(Resumable(trial_id=trial_id, folder=str(folder)))
+        self._tell(Resumable(trial_id=trial_id, folder=str(folder)))
 
 
 def probe(line: Line, order: LotOrder, n_steps: int, limit_s: float | None = None) -> dict[str, object]:

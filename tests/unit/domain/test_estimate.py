@@ -19,9 +19,9 @@ def a_job(**overrides: object) -> JobSpec:
 
 def test_a_trial_prepares_steps_and_looks_at_val_in_every_fit() -> None:
     # 100 steps of 0.2 s = 20 s; four looks at 50 items of 0.03 s = 6 s, more than a tenth of the steps; 4 s before.
-    assert estimate.trial_s(0.2, 100, 4.0, 0.03, n_val=50, n_fits=1) == pytest.approx(30.0)
-    assert estimate.trial_s(0.2, 100, 4.0, 0.03, n_val=50, n_fits=4) == pytest.approx(120.0)
-    assert estimate.trial_s(0.2, 100, 0.0, 0.001, n_val=50, n_fits=1) == pytest.approx(22.0), "a tenth of the steps"
+    assert estimate.trial_s(0.2, 100, 4.0, 0.03, n_val=50, n_fits=1) == pytest.approx(33.0)
+    assert estimate.trial_s(0.2, 100, 4.0, 0.03, n_val=50, n_fits=4) == pytest.approx(123.0)
+    assert estimate.trial_s(0.2, 100, 0.0, 0.001, n_val=50, n_fits=1) == pytest.approx(22.1), "a tenth of the steps"
 
 
 def test_what_is_kept_for_the_finish_grows_with_what_it_has_to_do() -> None:

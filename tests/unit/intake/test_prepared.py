@@ -72,11 +72,17 @@ def test_a_manifest_names_what_was_added(tmp_path: Path) -> None:
     assert not (tmp_path / "less.zip").exists()
 
 
-def test_any_other_zip_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "items.zip", "w") as archive:
-        archive.writestr("manifest.json", "{}" * 100)
-    with pytest.raises(zipfile.BadZipFile, match="no prepared dataset"), open_prepared(tmp_path / "items.zip"):
-        pass
+def test_a_zip_without_rows_opens_too(tmp_path: Path) -> None:
+    """As datasets were prepared earlier."""
+    manifest = write(tmp_path / "items.zip", 9)
+    with zipfile.ZipFile(tmp_path / "items.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+        for name in ("manifest.json", *(item.member for item in manifest.items)):
+            old.writestr(name, new.read(name))
+    with open_prepared(tmp_path / "items.zip") as new_form, open_prepared(tmp_path / "old.zip") as old_form:
+        assert old_form.manifest == new_form.manifest
+        for column in ("ids", "labels", "split", "fold"):
+            assert getattr(old_form, column).tolist() == getattr(new_form, column).tolist()
+        assert [old_form.read(row) for row in range(9)] == old_form.ids.tolist()
 
 
 def test_an_open_item_takes_a_few_hundred_bytes(tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_reports_go_up_to_the_whole_budget(pack: Path, source: Path, tmp_path: P
     assert costs == sorted(costs) and costs[0] > 0  # noqa: PT018
 
 
+@pytest.mark.parametrize("folds", [1, 3])
+def test_every_trial_is_evaluated_where_trials_are_compared(
+    folds: int, pack: Path, source: Path, tmp_path: Path
+) -> None:
+    _, reports = train(make_order(make_recipe(steps=60), pack, source, tmp_path, n_folds=folds))
+    shares = [report.share for report in reports]
+    assert shares == sorted(shares)
+    valued = [report.share for report in reports if report.value is not None]
+    for rung in (7 / 60, 1 / 3):
+        assert min(abs(share - rung) for share in valued) < 1e-9
+
+
 def test_time_spent_by_whoever_reads_the_reports_is_not_the_trials(
     pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,11 @@ def lot(found: list[Recipe], pack: Path, source: Path, scratch: Path, **given: A
 
 @pytest.mark.parametrize("n_folds", [1, 3])
 @pytest.mark.parametrize("looks", LOOKS)
-def test_each_head_equals_its_own_run(looks: str, n_folds: int, pack: Path, source: Path, tmp_path: Path) -> None:
+def test_each_head_equals_its_own_run(
+    looks: str, n_folds: int, pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if n_folds == 1:  # two at a time, and one that is left
+        monkeypatch.setattr(heads, "_near", lambda *_: [slice(0, 2), slice(2, 4), slice(4, 6)])
     found = recipes(LOOKS[looks])
     joint = Fit(lot(found, pack, source, tmp_path / "joint", n_folds=n_folds), stopped=go)
     reports = list(joint)

@@ -34,12 +34,12 @@ def foretold(spec: JobSpec, on: Machine | None = None, **changes: Any) -> Foreca
 def test_seconds_of_a_trial_of_the_finish_and_of_the_job() -> None:
     spec = make_spec(combine=False, overrides={"steps": 100})
     told = foretold(spec).estimate
-    assert told["s_per_trial"] == pytest.approx(10 + 4 * 100 * 0.01)
-    assert told["first_value_s"] == pytest.approx(14 / 4)
+    assert told["s_per_trial"] == pytest.approx(10 + (4 + 2) * 100 * 0.01)  # two looks at rungs
+    assert told["first_value_s"] == pytest.approx(16 / 4)
     assert told["linear_probe_s"] == pytest.approx(400 * 0.01)
     # The winner and three anchors on 100 items: 4 s; export 4 s; 256 items by both: 5.12 s.
     assert told["finish_s"] == pytest.approx(3 + 1.25 * (4 + 4 + 5.12))
-    assert told["job_s"] == pytest.approx(6 * 14 + told["finish_s"])
+    assert told["job_s"] == pytest.approx(6 * 16 + told["finish_s"])
     assert told["memory_bytes"] == 2 * GB
     assert 0.5 * GB < told["disk_bytes"] < 20 * GB
 
