@@ -7,6 +7,7 @@ and whoever claims it finds them in the cache, or fetches them as ever.
 import logging
 import threading
 
+from domain.errors import GraftError
 from domain.recipe import Recipe
 from store.trials import trials_of_lot, waiting_lot
 from worker.claims import Claimed, measured
@@ -36,7 +37,9 @@ def _read(context: Context, claimed: Claimed) -> None:
             # One thread: what trains meanwhile is timed.
             pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution, n_threads=1)
             source_pack(context, claimed.source_items_blob, recipe, measured(claimed.spec, trial), n_threads=1)
-    except Exception as error:  # whoever claims the trial meets it again, and answers for it
+    except GraftError as error:  # whoever claims the trial meets it again, and answers for it
         log.info("nothing was read ahead for %s: %s", claimed.job_id, error)
+    except Exception:  # a fault of ours, and no reason to end a worker that trains
+        log.exception("nothing was read ahead for %s", claimed.job_id)
     finally:
         context.reading_ahead.release()
