@@ -1,18 +1,21 @@
 """Do N workers give N times the trials? Workers whose trials sleep, 1 to 64 of them, over real Redis and Postgres.
 
-One job without end; workers join it, and at every size the trials that end in a while are counted. Beside each rate
-stands what this machine's cores would allow, had they nothing to do but what surrounds a trial.
+One job without end; workers join it, and at every size the trials that end in a while are counted. All of these
+workers share this machine's cores with the database, so beside each rate stands what those cores would allow, had they
+nothing to do but what surrounds a trial, and how many transactions wait for another one's lock at a time: on the job's
+row, where all workers of a job meet, or elsewhere. At the end the trials are so short that the cores are the limit.
 """
 
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
 
 from benchmarks.pictures import archive
 from benchmarks.processes import TICKS, api, running
@@ -23,10 +26,20 @@ from store.settings import Settings
 from store.tables import TrialRow, WorkerRow
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-SLEEP_S, WINDOW_S = 4.0, 24.0
+SLEEP_S, WINDOW_S = 12.0, 36.0
+SHORT_SLEEP_S, SHORT_SIZES = 4.0, (32, 64)
+LOOK_EVERY_S = 0.05
+WAITING = text("""
+    SELECT query ILIKE '%jobs%' AS is_of_job, count(*) FROM pg_stat_activity
+    WHERE wait_event_type = 'Lock' AND datname = current_database() GROUP BY 1
+""")
 
 
 def measure() -> list[Figure]:
+    return _measure(SIZES, SLEEP_S) + _measure(SHORT_SIZES, SHORT_SLEEP_S)
+
+
+def _measure(sizes: Sequence[int], sleep_s: float) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
@@ -37,14 +50,14 @@ def measure() -> list[Figure]:
         stack.callback(engine.dispose)
         client = stack.enter_context(service.client(timeout_s=60.0))
         job_id, n_workers = _job(client, folder), 0
-        for size in SIZES:
+        for size in sizes:
             while n_workers < size:
                 log = service.home / f"sleeper-{n_workers}.log"
-                stack.enter_context(running(["benchmarks.sleeper", str(SLEEP_S)], service.env, log))
+                stack.enter_context(running(["benchmarks.sleeper", str(sleep_s)], service.env, log))
                 n_workers += 1
             _await_workers(engine, size)
-            time.sleep(3 * SLEEP_S)  # until all of them are in their stride
-            figures += (found := _figures(engine, size))
+            time.sleep(2 * sleep_s)  # until all of them are in their stride
+            figures += (found := _figures(engine, size, sleep_s))
             print(render({"scale": found}), file=sys.stderr, flush=True)
         client.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
         _await_quiet(engine)
@@ -94,18 +107,32 @@ def _await_quiet(engine: Engine) -> None:
         time.sleep(0.5)
 
 
-def _figures(engine: Engine, size: int) -> list[Figure]:
+def _figures(engine: Engine, size: int, sleep_s: float) -> list[Figure]:
+    n_cores = os.cpu_count() or 1
     cpu_s, began, n_before = _machine_cpu_s(), time.monotonic(), _n_complete(engine)
-    time.sleep(WINDOW_S)
+    for_job, elsewhere = _waiting(engine)
     n, took, cpu_s = _n_complete(engine) - n_before, time.monotonic() - began, _machine_cpu_s() - cpu_s
-    bound = (os.cpu_count() or 1) / (cpu_s / max(1, n))
-    share = n / took / (size / SLEEP_S)
-    columns = {"cpu_ms_per_trial": 1000 * cpu_s / max(1, n), "cores_allow_per_s": bound}
+    what = f"{size} workers, trials of {sleep_s:g} s"
+    columns = {"cpu_ms_per_trial": 1000 * cpu_s / max(1, n), "cores_are_busy": cpu_s / took / n_cores}
     return [
-        Figure(f"{size} workers: trials", n / took, "trials/s", None, columns),
-        Figure(f"{size} workers: of {size} times one trial", share, "share"),
-        Figure(f"{size} workers: cores are busy", cpu_s / took / (os.cpu_count() or 1), "share"),
+        Figure(f"{what}: trials", n / took, "trials/s", None, columns, bound=n_cores / (cpu_s / max(1, n))),
+        Figure(f"{what}: of {size} times one trial", n / took / (size / sleep_s), "share"),
+        Figure(f"{what}: transactions that wait for the job's row", for_job, "at a time"),
+        Figure(f"{what}: that wait for another lock", elsewhere, "at a time"),
     ]
+
+
+def _waiting(engine: Engine) -> tuple[float, float]:
+    """Transactions that wait for a lock, the mean over a while: on the job's row, elsewhere."""
+    seen, n = {True: 0, False: 0}, 0
+    until = time.monotonic() + WINDOW_S
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while time.monotonic() < until:
+            for is_of_job, count in connection.execute(WAITING):
+                seen[is_of_job] += count
+            n += 1
+            time.sleep(LOOK_EVERY_S)
+    return seen[True] / n, seen[False] / n
 
 
 def _n_complete(engine: Engine) -> int:

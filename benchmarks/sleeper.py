@@ -53,8 +53,8 @@ class SleepingCrew:
 
     def _trials(self, order: LotOrder, timeout_s: float) -> Iterator[FromChild | None]:
         for trial in order.trials:
+            until = time.monotonic() + SLEEP_S  # from here: what the worker does on hearing of it takes no trial's time
             yield FirstStep(trial_id=trial.trial_id, at=time.time())
-            until = time.monotonic() + SLEEP_S
             while time.monotonic() < until and trial.trial_id not in self._cancelled:
                 time.sleep(min(timeout_s, max(0.0, until - time.monotonic())))
                 yield None

@@ -56,13 +56,14 @@ def create_job(
         job = build()
         session.add(job)
         session.flush()
-        tell(session, job.id, "job.state", {"state": job.state})
         session.refresh(job)
         if key is None:
+            tell(session, job.id, "job.state", {"state": job.state})
             return job, True
         row = {"workspace_id": workspace_id, "key": key, "body_sha256": body_sha256, "job_id": job.id}
         added = insert(session, IdempotencyRow).values(row).on_conflict_do_nothing().returning(IdempotencyRow.key)
         if session.scalar(added) is not None:
+            tell(session, job.id, "job.state", {"state": job.state})
             return job, True
         attempt.rollback()  # another request with this key has won meanwhile
     won = _job_of_key(session, workspace_id, key, body_sha256)

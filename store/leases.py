@@ -5,10 +5,11 @@ lease may not know it yet: every later write of it begins with `hold`, which fai
 the row has been taken back.
 """
 
+import hashlib
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from domain.errors import LeaseLost
@@ -126,6 +127,9 @@ def exhausted(session: Session, row: type[R], states: Collection[str], *, max_at
 
 def take_turn(session: Session, name: str, owner: str, for_s: float) -> bool:
     """A named turn, such as the sweep: True for one owner at a time, until `for_s` have passed."""
+    theirs = select(TurnRow.name).where(TurnRow.name == name, TurnRow.until > now(), TurnRow.owner != owner)
+    if session.scalar(theirs) is not None:  # seen without a lock: every worker asks every few seconds
+        return False
     taken = (
         insert(session, TurnRow)
         .values(name=name, owner=owner, until=now() + for_s)
@@ -137,6 +141,17 @@ def take_turn(session: Session, name: str, owner: str, for_s: float) -> bool:
         .returning(TurnRow.name)
     )
     return session.scalar(taken.execution_options(synchronize_session=False)) is not None
+
+
+def lock_name(session: Session, name: str) -> bool:
+    """Lock a name until the end of this transaction, which may be one that reads: False if another one has it.
+
+    SQLite has no such locks: there one process works, and always gets it.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(key))))
 
 
 def _free(row: type[R]) -> ColumnElement[bool]:

@@ -4,7 +4,6 @@ from typing import Any
 
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import set_committed_value
 
 from domain.errors import Conflict
 from domain.states import DatasetState, JobState, LotState, TrialState
@@ -70,8 +69,7 @@ def _times(kind: type[Any], after: Any, row: Any) -> dict[str, Any]:
 def _tell_move(session: Session, row: DatasetRow | JobRow | LotRow | TrialRow) -> None:
     if isinstance(row, JobRow):
         body: dict[str, Any] = {"state": row.state, "stopped_by": row.stopped_by, "error": row.error}
-        seq = tell(session, row.id, "job.state", {k: v for k, v in body.items() if v is not None})
-        set_committed_value(row, "n_events", seq)
+        tell(session, row.id, "job.state", {k: v for k, v in body.items() if v is not None})
     elif isinstance(row, TrialRow):
         body = {
             "trial_id": row.id, "number": row.number, "state": row.state,

@@ -23,7 +23,7 @@ from domain.errors import Invalid, Unavailable
 log = logging.getLogger(__name__)
 
 _READING = "graft_reading"
-_AFTER = "graft_after_commit"
+_BEFORE, _AFTER = "graft_before_commit", "graft_after_commit"
 _SQLITE_AWAY = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
 }  # fmt: skip
@@ -59,6 +59,8 @@ def transaction(engine: Engine) -> Iterator[Session]:
     """
     with _translated(), Session(engine, expire_on_commit=False) as session:
         yield session
+        for action in session.info.pop(_BEFORE, []):
+            action()
         session.commit()
     for action in session.info.pop(_AFTER, []):
         try:
@@ -76,6 +78,11 @@ def reading(engine: Engine) -> Iterator[Session]:
     snapshots = engine.execution_options(**options)
     with _translated(), Session(snapshots, expire_on_commit=False, autoflush=False) as session:
         yield session
+
+
+def before_commit(session: Session, action: Callable[[], object]) -> None:
+    """Do this as the last thing of the transaction of `session`: what locks a row that many wait for."""
+    session.info.setdefault(_BEFORE, []).append(action)
 
 
 def after_commit(session: Session, action: Callable[[], object]) -> None:

@@ -15,7 +15,7 @@ from domain.states import JobState, LotState, TrialState
 from domain.teaching import TEACHER
 from domain.trial import Report
 from store.clock import now
-from store.events import tell
+from store.events import add_cost, tell
 from store.inserts import insert
 from store.leases import hold
 from store.moves import become as become
@@ -38,17 +38,15 @@ class NewTrial:
 def insert_lot(session: Session, job_id: str, trials: Sequence[NewTrial]) -> LotRow | None:
     """A lot of new trials. None, and nothing inserted, if one of the numbers is taken or the job runs no more.
 
+    It counts as told of: the caller rings for it, or trains it, once this is committed.
     Two processes may ask for the same numbers at once; the loser drops its proposals and reads the rows again.
     """
-    job = session.scalar(
-        select(JobRow)
-        .where(JobRow.id == job_id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    if job is None or job.state != JobState.RUNNING:
+    job = session.get(JobRow, job_id)
+    if job is None:
         return None
-    lot = LotRow(id=new_id("lot"), workspace_id=job.workspace_id, job_id=job_id, state=str(LotState.WAITING))
+    lot = LotRow(
+        id=new_id("lot"), workspace_id=job.workspace_id, job_id=job_id, state=str(LotState.WAITING), woken_at=now()
+    )
     rows = [
         TrialRow(
             id=new_id("trial"), workspace_id=job.workspace_id, job_id=job_id, lot_id=lot.id, number=new.number,
@@ -57,11 +55,16 @@ def insert_lot(session: Session, job_id: str, trials: Sequence[NewTrial]) -> Lot
         for new in trials
     ]  # fmt: skip
     try:
-        with session.begin_nested():
+        with session.begin_nested() as attempt:
             session.add(lot)
             session.flush()
             session.add_all(rows)
             session.flush()
+            # Locked last, as everywhere: whoever ends the search either sees this lot or is seen here.
+            session.refresh(job, with_for_update={"key_share": True})
+            if job.state != JobState.RUNNING:
+                attempt.rollback()
+                return None
     except IntegrityError:
         return None
     for row in rows:
@@ -93,7 +96,7 @@ def promote(session: Session, job_id: str, number: int) -> LotRow | None:
     kept = {name: fact for name, fact in trial.attrs.items() if name not in ("rung", "rested_at")}
     become(session, trial, TrialState.WAITING, attrs=kept | {"passed_rung": trial.attrs["rung"]})
     if lot.state == LotState.PAUSED:
-        become(session, lot, LotState.WAITING, attempt=0, not_before=0.0, woken_at=0.0)
+        become(session, lot, LotState.WAITING, attempt=0, not_before=0.0, woken_at=now())
     return lot
 
 
@@ -138,6 +141,12 @@ def sketch_trials(session: Session, job_id: str) -> list[TrialSketch]:
     return [TrialSketch(*row) for row in rows]
 
 
+def next_number(session: Session, job_id: str) -> int:
+    """The number of the trial that would be inserted next."""
+    last = session.scalar(select(func.max(TrialRow.number)).where(TrialRow.job_id == job_id))
+    return 0 if last is None else last + 1
+
+
 def trials_by_id(session: Session, trial_ids: Collection[str]) -> list[TrialRow]:
     return list(session.scalars(select(TrialRow).where(TrialRow.id.in_(list(trial_ids))).order_by(TrialRow.number)))
 
@@ -148,6 +157,13 @@ def trials_with_blobs(session: Session, job_id: str) -> list[TrialRow]:
     held = or_(*(c.is_not(None) for c in (TrialRow.checkpoint_blob, TrialRow.predictions_blob, TrialRow.resume_blob)))
     query = select(TrialRow).where(TrialRow.job_id == job_id, TrialRow.state.in_(ended), held)
     return list(session.scalars(query.order_by(TrialRow.number)))
+
+
+def lock_free_trials(session: Session, trial_ids: Collection[str]) -> list[TrialRow]:
+    """Those of these trials that nobody else has locked, locked."""
+    query = select(TrialRow).where(TrialRow.id.in_(list(trial_ids))).order_by(TrialRow.number)
+    locked = query.with_for_update(key_share=True, skip_locked=True)
+    return list(session.scalars(locked.execution_options(populate_existing=True)))
 
 
 def borrowed_blobs(session: Session, job_id: str) -> list[tuple[str, str]]:
@@ -163,8 +179,8 @@ def borrowed_blobs(session: Session, job_id: str) -> list[tuple[str, str]]:
     return [(key, owner_id) for key, owner_id in session.execute(query)]
 
 
-def waiting_lot(session: Session, job_id: str) -> str | None:
-    """The lot of a running job that has waited longest and is due."""
+def waiting_lot(session: Session, job_id: str, *, lock: bool = False) -> str | None:
+    """The lot of a running job that has waited longest and is due. `lock` it, unless somebody else is at it."""
     query = (
         select(LotRow.id)
         .join(JobRow, JobRow.id == LotRow.job_id)
@@ -174,8 +190,17 @@ def waiting_lot(session: Session, job_id: str) -> str | None:
             LotRow.not_before <= now(),
             JobRow.state == "RUNNING",
         )
+        .order_by(LotRow.created_at, LotRow.id)
+        .limit(1)
     )
-    return session.scalar(query.order_by(LotRow.created_at, LotRow.id).limit(1))
+    return session.scalar(query.with_for_update(of=LotRow, key_share=True, skip_locked=True) if lock else query)
+
+
+def rung(session: Session, lot_ids: Collection[str]) -> list[str]:
+    """Notes of these lots that a worker is told of them now; those that somebody is claiming are left out."""
+    free = select(LotRow.id).where(LotRow.id.in_(list(lot_ids))).with_for_update(key_share=True, skip_locked=True)
+    noted = update(LotRow).where(LotRow.id.in_(free)).values(woken_at=now()).returning(LotRow.id)
+    return sorted(session.scalars(noted.execution_options(synchronize_session=False)))
 
 
 def others_wait(session: Session, job_id: str) -> bool:
@@ -262,8 +287,8 @@ def set_trial_facts(session: Session, trial: TrialRow, **changes: Any) -> None:
     more_s = changes.get("cost_s", trial.cost_s) - trial.cost_s
     written = update(TrialRow).where(TrialRow.id == trial.id).values(changes).returning(TrialRow)
     session.scalar(written.execution_options(synchronize_session=False, populate_existing=True))
-    if more_s:  # the job's cost stays the sum over its trials
-        session.execute(update(JobRow).where(JobRow.id == trial.job_id).values(cost_s=JobRow.cost_s + more_s))
+    if more_s:
+        add_cost(session, trial.job_id, more_s)
 
 
 def count_states(session: Session, job_ids: Collection[str]) -> dict[str, Counter[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.catalogue import catalogue
@@ -23,15 +23,19 @@ from domain.teaching import N_ENSEMBLE, TEACHER, fixed_trials
 from store.blob_rows import drop_ref
 from store.clock import now
 from store.events import tell
+from store.leases import lock_name
 from store.moves import become
 from store.session import after_commit
-from store.tables import JobRow, LotRow, TrialRow
+from store.tables import JobRow, TrialRow
 from store.trials import (
     TrialSketch,
     borrowed_blobs,
     insert_lot,
+    lock_free_trials,
     lots_of,
+    next_number,
     rests,
+    rung,
     set_trial_facts,
     sketch_trials,
     trials_of_lot,
@@ -83,13 +87,8 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
         new = promoted(context, job_id, plan.spec, plan.n_places) if plan.resting else []
         if plan.resting and plan.spent and not new:
             _end_at_rest(context, job_id)
-        number, end = plan.first, plan.first + plan.n_new
-        while number < end and len(new) < plan.n_places:
-            lot_id, n_trials = _insert(context, job_id, plan, number, min(plan.n_each, end - number))
-            if lot_id is None:
-                break
-            new.append(lot_id)
-            number += n_trials
+        if plan.n_new and len(new) < plan.n_places:
+            new += _ask(context, job_id, plan, plan.n_places - len(new))
     except Conflict as moved:  # by another process, between our reading and our writing: it has done our work
         log.info("%s", moved.detail)
         return None
@@ -134,7 +133,7 @@ def _settle(context: Context, session: Session, job: JobRow) -> Plan | None:
     # Messages would pile up while every worker is busy for an hour; a job that was resumed just now waits for nothing.
     unheard = [lot.id for lot in waiting if job.woken_at == 0.0 or lot.woken_at <= at - RING_AGAIN_S]
     if unheard:
-        session.execute(update(LotRow).where(LotRow.id.in_(unheard)).values(woken_at=now()))
+        unheard = rung(session, unheard)
     return Plan(
         spec, first=max((t.number for t in trials), default=-1) + 1, n_places=n_places, n_new=n_new,
         n_each=max(1, min((AT_ONCE, *(left // n_parallel for left in most)))),
@@ -238,7 +237,8 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
                 after_commit(session, partial(context.blobs.delete, dead))
     ended = trials_with_blobs(session, job.id)  # before the best: a trial that ends in between is not among them
     kept = _kept(session, job, spec, ended) if ended and job.state != JobState.CANCELLED else set()
-    for trial in ended:
+    dead_weight = [t.id for t in ended if t.id not in kept or t.resume_blob is not None]
+    for trial in lock_free_trials(session, dead_weight) if dead_weight else ():  # what others free now is left to them
         columns = ["resume_blob"]
         if trial.id not in kept:
             columns += ["checkpoint_blob", "predictions_blob"]
@@ -260,6 +260,22 @@ def _kept(session: Session, job: JobRow, spec: JobSpec, ended: Sequence[TrialRow
     if JobState(job.state).finished:  # what was handed back may be no trial's best value: a mean, or an anchor
         return kept | {job.best_trial_id} if job.best_trial_id is not None else kept
     return kept | {t.id for t in leading(session, job.id, spec)} | seeds_of_one_recipe(ended)
+
+
+def _ask(context: Context, job_id: str, plan: Plan, n_places: int) -> list[str]:
+    """New lots for the free places. None if another process is asking, or has asked since the rows were read: there is
+    one answer for a number, so two that ask at once would do one's work. Whoever waits is told of the other's lots."""
+    new: list[str] = []
+    with context.reading() as turn:
+        if lock_name(turn, f"ask {job_id}") and next_number(turn, job_id) == plan.first:
+            number, end = plan.first, plan.first + plan.n_new
+            while number < end and len(new) < n_places:
+                lot_id, n_trials = _insert(context, job_id, plan, number, min(plan.n_each, end - number))
+                if lot_id is None:
+                    break
+                new.append(lot_id)
+                number += n_trials
+    return new
 
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int, most: int) -> tuple[str | None, int]:

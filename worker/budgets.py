@@ -36,7 +36,7 @@ def why_spent(session: Session, job: JobRow, spec: JobSpec, trials: list[TrialSk
     budget = spec.budget
     standing = Standing(
         n_trials=sum(TrialState(t.state).finished for t in trials),
-        wall_s=elapsed_s(session, job),
+        wall_s=elapsed_s(session, job) if budget.wall_s is not None else 0.0,
         device_s=job.cost_s,
         attempts=attempts_of(trials) if budget.target is not None or budget.patience is not None else (),
     )

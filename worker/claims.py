@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from domain.choice import to_measure
 from domain.fidelity import CHEAP
 from domain.job import JobSpec
@@ -13,7 +15,7 @@ from domain.teaching import TEACHER
 from store.leases import claim
 from store.moves import become
 from store.tables import DatasetRow, JobRow, LotRow, TrialRow
-from store.trials import rests, trials_of_lot
+from store.trials import rests, trials_of_lot, waiting_lot
 from worker.context import Context
 from worker.crew import precision_of
 from worker.files import fetch_folder, pack_folder, source_files, source_pack
@@ -38,33 +40,44 @@ class Claimed:
 
 def claim_lot(context: Context, lot_id: str) -> Claimed | None:
     """The lot and its trials RUNNING under a lease; None if there is nothing to do or somebody else does it."""
-    settings = context.settings
     with context.transaction() as session:
-        lot = session.get(LotRow, lot_id)
-        job = session.get(JobRow, lot.job_id) if lot is not None else None
-        if lot is None or job is None or job.state != JobState.RUNNING:
-            return None
-        fence = claim(
-            session, LotRow, lot_id, state_from=LotState.WAITING, state_to=LotState.RUNNING,
-            owner=context.worker_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts,
-        )  # fmt: skip
-        if fence is None:
-            return None
-        session.refresh(lot)
-        spec = JobSpec.model_validate(job.spec)
-        trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished and not rests(t)]
-        appoint(session, spec, trials)
-        for trial in trials:
-            if trial.state == TrialState.PAUSED:
-                become(session, trial, TrialState.WAITING)
-            become(session, trial, TrialState.RUNNING)
-        dataset = session.get_one(DatasetRow, job.dataset_id)
-        related = session.get_one(DatasetRow, spec.source_dataset_id) if spec.source_dataset_id else None
-        return Claimed(
-            lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
-            spec=spec, items_blob=str(dataset.items_blob), source_items_blob=related.items_blob if related else None,
-            classes=tuple((dataset.summary or {})["classes"]), trials=trials,
-        )  # fmt: skip
+        return _claim(context, session, lot_id)
+
+
+def claim_next(context: Context, job_id: str) -> Claimed | None:
+    """The same of the lot of a job that has waited longest, those left out that others are claiming at this moment."""
+    with context.transaction() as session:
+        lot_id = waiting_lot(session, job_id, lock=True)
+        return None if lot_id is None else _claim(context, session, lot_id)
+
+
+def _claim(context: Context, session: Session, lot_id: str) -> Claimed | None:
+    settings = context.settings
+    lot = session.get(LotRow, lot_id)
+    job = session.get(JobRow, lot.job_id) if lot is not None else None
+    if lot is None or job is None or job.state != JobState.RUNNING:
+        return None
+    fence = claim(
+        session, LotRow, lot_id, state_from=LotState.WAITING, state_to=LotState.RUNNING,
+        owner=context.worker_id, lease_s=settings.lease_s, max_attempts=settings.max_attempts,
+    )  # fmt: skip
+    if fence is None:
+        return None
+    session.refresh(lot)
+    spec = JobSpec.model_validate(job.spec)
+    trials = [t for t in trials_of_lot(session, lot_id) if not TrialState(t.state).finished and not rests(t)]
+    appoint(session, spec, trials)
+    for trial in trials:
+        if trial.state == TrialState.PAUSED:
+            become(session, trial, TrialState.WAITING)
+        become(session, trial, TrialState.RUNNING)
+    dataset = session.get_one(DatasetRow, job.dataset_id)
+    related = session.get_one(DatasetRow, spec.source_dataset_id) if spec.source_dataset_id else None
+    return Claimed(
+        lot_id=lot_id, workspace_id=lot.workspace_id, job_id=job.id, fence=fence, attempt=lot.attempt,
+        spec=spec, items_blob=str(dataset.items_blob), source_items_blob=related.items_blob if related else None,
+        classes=tuple((dataset.summary or {})["classes"]), trials=trials,
+    )  # fmt: skip
 
 
 def measured(spec: JobSpec, trial: TrialRow) -> tuple[str, ...]:

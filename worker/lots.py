@@ -33,12 +33,11 @@ from store.trials import (
     rests,
     set_trial_facts,
     trials_of_lot,
-    waiting_lot,
 )
 from worker.advance import advance
 from worker.ahead import read_ahead
 from worker.budgets import is_late, why_stop
-from worker.claims import Claimed, claim_lot, lot_order
+from worker.claims import Claimed, claim_lot, claim_next, lot_order
 from worker.context import Context
 from worker.crew import ChildDied
 from worker.lease import Lease
@@ -82,11 +81,7 @@ def run_lot(context: Context, lot_id: str) -> None:
         _report_stray(context, lot_id)
     while claimed is not None:
         _run(context, claimed)
-        job_id = claimed.job_id
-        next_id = _continue(context, job_id)
-        claimed = claim_lot(context, next_id) if next_id is not None else None
-        if next_id is not None and claimed is None:  # another worker was faster
-            advance(context, job_id)
+        claimed = _continue(context, claimed.job_id)
 
 
 def _run(context: Context, claimed: Claimed) -> None:
@@ -102,7 +97,7 @@ def _run(context: Context, claimed: Claimed) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _continue(context: Context, job_id: str) -> str | None:
+def _continue(context: Context, job_id: str) -> Claimed | None:
     """The lot to train next without a message in between: one asked ahead, or else a new one."""
     if context.stopping.is_set():
         advance(context, job_id)
@@ -111,10 +106,14 @@ def _continue(context: Context, job_id: str) -> str | None:
         taken_up = others_wait(session, job_id)
         job = session.get_one(JobRow, job_id)
         late = is_late(session, job, JobSpec.model_validate(job.spec))  # then what was asked ahead is for nothing
-        asked = None if taken_up or late else waiting_lot(session, job_id)
+    asked = None if taken_up or late else claim_next(context, job_id)
     if asked is not None:
         return asked  # what follows from the last result is done while this one trains
-    return advance(context, job_id, take=not taken_up)
+    new_id = advance(context, job_id, take=not taken_up)
+    new = claim_lot(context, new_id) if new_id is not None else None
+    if new_id is not None and new is None:  # another worker was faster
+        advance(context, job_id)
+    return new
 
 
 def _report_stray(context: Context, lot_id: str) -> None:
@@ -312,10 +311,18 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
             return
         error = {"code": outcome.error_code, "detail": outcome.error} if outcome.error_code else None
         become(session, trial, state, value=outcome.value, metrics=outcome.metrics or None, error=error, **blobs)
-        if state == TrialState.COMPLETE and leader(session, claimed.job_id, claimed.spec) == trial.id:
-            note_best(session, session.get_one(JobRow, claimed.job_id), trial)
+        if state == TrialState.COMPLETE:
+            _note_if_best(session, claimed, trial)
         after_commit(session, progress.reports.clear)
         _close(session, lot, progress)
+
+
+def _note_if_best(session: Session, claimed: Claimed, trial: TrialRow) -> None:
+    """Of two that end at once both may lead in their own eyes: who leads is seen under the job's lock."""
+    if leader(session, claimed.job_id, claimed.spec) == trial.id:
+        job = session.get_one(JobRow, claimed.job_id, with_for_update={"key_share": True}, populate_existing=True)
+        if leader(session, job.id, claimed.spec) == trial.id:
+            note_best(session, job, trial)
 
 
 def _close(session: Session, lot: LotRow, progress: Progress) -> None:

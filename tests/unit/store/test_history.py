@@ -75,6 +75,7 @@ def test_a_deleted_job_is_history_no_more(engine: Engine) -> None:
     with transaction(engine) as session:
         workspace_id = add_workspace(session)
         job_id = add_past(session, add_dataset(session, workspace_id), [("COMPLETE", 0.5, {})])
+    with transaction(engine) as session:
         jobs.delete_job(session, workspace_id, job_id)
     with reading(engine) as session:
         assert seen(session, workspace_id) == []

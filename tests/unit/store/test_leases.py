@@ -138,6 +138,8 @@ def test_a_move_by_somebody_else_ends_the_lease(engine: Engine) -> None:
 
 def test_a_row_is_due_until_it_was_rung_for(engine: Engine, lot_id: str) -> None:
     with transaction(engine) as session:
+        assert due(session, LotRow, ["WAITING"], quiet_s=30) == []  # whoever inserts a lot rings for it
+        session.execute(update(LotRow).values(woken_at=LotRow.woken_at - 31))
         assert due(session, LotRow, ["WAITING"], quiet_s=30) == [lot_id]
         assert due(session, LotRow, ["WAITING"], quiet_s=30) == []
         assert due(session, LotRow, ["WAITING"], quiet_s=-1) == [lot_id]
