@@ -12,8 +12,8 @@ from benchmarks.table import Figure, machine, publish, render
 
 NAMES = ("startup", "submit", "upload", "trainer", "tutorial", "cached", "gap", "scale", "job", "costs", "ask")
 WITH_ARGUMENTS = ("methods", "record", "optimizers", "searches")
-# Run when named: they settle a decision, not a speed, or want gigabytes of disk.
-ASKED = ("ahead", "budget", "larger", "small_val", "trust", "warm")
+# Run when named: they settle a decision, not a speed, or want gigabytes of disk or an accelerator.
+ASKED = ("ahead", "budget", "gpu", "larger", "small_val", "trust", "warm")
 
 
 def main(names: list[str]) -> int:

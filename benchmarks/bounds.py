@@ -14,15 +14,24 @@ from benchmarks.table import quantile
 from models.build import build
 
 Clock = Callable[[], float]  # in seconds
-SIDE = 2048  # of the matrices
+SIDE, SIDE_ON_DEVICE = 2048, 8192  # of the matrices
 N_TIMES = 7
 
 
-def peak_flops(dtype: torch.dtype = torch.float32, *, clock: Clock = time.perf_counter) -> float:
+def peak_flops(
+    dtype: torch.dtype = torch.float32, *, clock: Clock = time.perf_counter, device: str = "cpu"
+) -> float:  # fmt: skip
     """Operations a second of a large matrix product; a multiplication and an addition are two."""
-    a, b = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
-    out = torch.empty(SIDE, SIDE, dtype=dtype)
-    return 2 * SIDE**3 / _seconds(lambda: torch.mm(a, b, out=out), clock)
+    side = SIDE if device == "cpu" else SIDE_ON_DEVICE
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(side, side, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=out)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+
+    return 2 * side**3 / _seconds(multiply, clock)
 
 
 def bandwidth_of_copy(*, clock: Clock = time.perf_counter) -> float:

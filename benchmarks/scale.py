@@ -3,7 +3,8 @@
 One job without end; workers join it, and at every size the trials that end in a while are counted. All of these
 workers share this machine's cores with the database, so beside each rate stands what those cores would allow, had they
 nothing to do but what surrounds a trial, and how many transactions wait for another one's lock at a time: on the job's
-row, where all workers of a job meet, or elsewhere. At the end the trials are so short that the cores are the limit.
+row, where all workers of a job meet, or elsewhere. In a second part the trials are so short that the cores are the
+limit. At the end real workers train real trials, one on one core and two on two.
 """
 
 import os
@@ -18,7 +19,7 @@ import httpx
 from sqlalchemy import Engine, func, select, text
 
 from benchmarks.pictures import archive
-from benchmarks.processes import TICKS, api, running
+from benchmarks.processes import TICKS, Service, api, running
 from benchmarks.servers import postgres, redis
 from benchmarks.table import Figure, render
 from store.session import make_engine, reading
@@ -29,6 +30,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 SLEEP_S, WINDOW_S = 12.0, 36.0
 SHORT_SLEEP_S, SHORT_SIZES = 4.0, (32, 64)
 LOOK_EVERY_S = 0.05
+N_REAL, REAL_STEPS = 16, 300
 WAITING = text("""
     SELECT query ILIKE '%jobs%' AS is_of_job, count(*) FROM pg_stat_activity
     WHERE wait_event_type = 'Lock' AND datname = current_database() GROUP BY 1
@@ -36,7 +38,7 @@ WAITING = text("""
 
 
 def measure() -> list[Figure]:
-    return _measure(SIZES, SLEEP_S) + _measure(SHORT_SIZES, SHORT_SLEEP_S)
+    return _measure(SIZES, SLEEP_S) + _measure(SHORT_SIZES, SHORT_SLEEP_S) + _real()
 
 
 def _measure(sizes: Sequence[int], sleep_s: float) -> list[Figure]:
@@ -46,10 +48,9 @@ def _measure(sizes: Sequence[int], sleep_s: float) -> list[Figure]:
         env = {"GRAFT_DATABASE_URL": stack.enter_context(postgres()), "GRAFT_REDIS_URL": stack.enter_context(redis())}
         service = stack.enter_context(api(folder / "home", env))
         stack.enter_context(running(["worker", "--queue", "control"], service.env, service.home / "control.log"))
-        engine = make_engine(Settings(home=service.home, database_url=env["GRAFT_DATABASE_URL"]).database)
-        stack.callback(engine.dispose)
+        engine = _engine(stack, service)
         client = stack.enter_context(service.client(timeout_s=60.0))
-        job_id, n_workers = _job(client, folder), 0
+        job_id, n_workers = _job(client, folder, n_trials=10_000, steps=100, n_per_class=30), 0
         for size in sizes:
             while n_workers < size:
                 log = service.home / f"sleeper-{n_workers}.log"
@@ -64,8 +65,46 @@ def _measure(sizes: Sequence[int], sleep_s: float) -> list[Figure]:
     return figures
 
 
-def _job(client: httpx.Client, folder: Path) -> str:
-    upload = archive(folder / "pictures.zip", n_classes=2, n_per_class=30, side=32)
+def _real() -> list[Figure]:
+    rates = {n: _rate_of_real(n) for n in (1, 2)}
+    most = float(min(2, os.cpu_count() or 1))
+    what = "real workers, smallnet at 32 px, a thread each"
+    figures = [Figure(f"{n} {what}: trials", rate, "trials/s") for n, rate in rates.items()]
+    return [*figures, Figure(f"2 {what}: times the trials of 1", rates[2] / rates[1], "ratio", bound=most)]
+
+
+def _rate_of_real(n_workers: int) -> float:
+    """Trials a second, from the first one's start to the last one's end."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        env = {"GRAFT_DATABASE_URL": stack.enter_context(postgres()), "GRAFT_REDIS_URL": stack.enter_context(redis())}
+        service = stack.enter_context(api(folder / "home", env))
+        for n in range(n_workers):
+            arguments = ["worker"] if n == 0 else ["worker", "--queue", "trials"]
+            stack.enter_context(running(arguments, service.env, service.home / f"worker-{n}.log"))
+        engine = _engine(stack, service)
+        _await_workers(engine, n_workers)
+        client = stack.enter_context(service.client(timeout_s=60.0))
+        job_id = _job(client, folder, n_trials=N_REAL, steps=REAL_STEPS, n_per_class=300)
+        until = time.monotonic() + 600
+        while (state := client.get(f"/v1/jobs/{job_id}").json()["state"]) != "COMPLETE":
+            if state in ("FAILED", "CANCELLED") or time.monotonic() > until:
+                raise RuntimeError(f"the job is {state}")
+            time.sleep(0.5)
+        with reading(engine) as session:
+            ended = select(func.count(), func.min(TrialRow.started_at), func.max(TrialRow.finished_at))
+            n, first, last = session.execute(ended.where(TrialRow.state == "COMPLETE")).one()
+        return float(n / (float(last or 0.0) - float(first or 0.0)))
+
+
+def _engine(stack: ExitStack, service: Service) -> Engine:
+    engine = make_engine(Settings(home=service.home, database_url=service.env["GRAFT_DATABASE_URL"]).database)
+    stack.callback(engine.dispose)
+    return engine
+
+
+def _job(client: httpx.Client, folder: Path, *, n_trials: int, steps: int, n_per_class: int) -> str:
+    upload = archive(folder / "pictures.zip", n_classes=2, n_per_class=n_per_class, side=32)
     answer = client.post(
         "/v1/datasets", params={"name": "pictures", "task": "classification"},
         headers={"content-type": "application/zip"}, content=upload.read_bytes(),
@@ -77,8 +116,8 @@ def _job(client: httpx.Client, folder: Path) -> str:
             raise TimeoutError("the dataset is not ready")
         time.sleep(0.2)
     body = {
-        "dataset_id": dataset_id, "sources": ["scratch:smallnet"], "space": {"steps": 100, "data.resolution": 32},
-        "budget": {"trials": 10_000}, "n_folds": 1, "pruner": "none", "anchors": False, "sampler": "random",
+        "dataset_id": dataset_id, "sources": ["scratch:smallnet"], "space": {"steps": steps, "data.resolution": 32},
+        "budget": {"trials": n_trials}, "n_folds": 1, "pruner": "none", "anchors": False, "sampler": "random",
     }  # fmt: skip
     answer = client.post("/v1/jobs", json=body)
     if answer.is_error:

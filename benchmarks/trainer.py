@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -90,23 +91,23 @@ def packed(
 
 
 def epochs_of_fit(
-    folder: Path, pack_folder: Path, classes: tuple[str, ...], backbone: str, resolution: int, n_epochs: int
-) -> Iterator[object]:
+    folder: Path, pack_folder: Path, classes: tuple[str, ...], backbone: str, resolution: int, n_epochs: int, *,
+    batch_size: int = BATCH, source: Path | None = None, **given: Any,
+) -> Iterator[object]:  # fmt: skip
     """A report after every epoch; evaluation pixels and no part in any slot, so that both loops do the same work."""
-    n_steps = int((open_pack(pack_folder).split == 0).sum()) // BATCH
+    n_steps = int((open_pack(pack_folder).split == 0).sum()) // batch_size
     recipe = Recipe(
         task="classification",
-        source=f"scratch:{backbone}",
+        source=f"scratch:{backbone}" if source is None else "src_0",
         backbone=backbone,
         optimizer=Optimizer(lr_head=1e-2, inner_ratio=1.0),
-        data=DataTreatment(batch_size=BATCH, resolution=resolution, augmentation=0.0, flip=False),
+        data=DataTreatment(batch_size=batch_size, resolution=resolution, augmentation=0.0, flip=False),
         steps=n_steps * n_epochs,
     )
-    trial = TrialOrder(
-        trial_id="tr_0", number=0, recipe=recipe, source=SourceFiles(weights=None), pack=str(pack_folder)
-    )
+    files = SourceFiles(weights=None if source is None else str(source), n_classes=0)
+    trial = TrialOrder(trial_id="tr_0", number=0, recipe=recipe, source=files, pack=str(pack_folder))
     scratch = folder / "scratch"
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     order = LotOrder(
         lot_id="lot_0",
         fence=1,
@@ -115,6 +116,7 @@ def epochs_of_fit(
         n_folds=1,
         classes=classes,
         scratch=str(scratch),
+        **given,
     )
     running = Fit(order, stopped=lambda _: "go")
     yield from (report for report in running if report.step % n_steps == 0)

@@ -12,6 +12,7 @@ from domain.job import Budget, CombinedKind, Confirmed, FrontPoint, JobResult, O
 from domain.recipe import Recipe
 
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: whichever a few timed steps find faster
+Compiling = Literal["auto", "eager", "compiled", "graphs"]  # likewise, on accelerators; eager elsewhere
 
 
 class Frozen(BaseModel):
@@ -56,8 +57,10 @@ class LotOrder(Frozen):
     activations: str | None = None  # folder that the workers of this machine share, of this workspace alone
     device: str = "cpu"
     precision: Precision = "float32"
+    compiling: Compiling = "auto"
     paces: str | None = None  # folder of the machine, for what was found out about "auto"
     n_threads: int = 1
+    prefetch: bool = False  # cut the next batch in a thread while one trains
 
 
 class MemberFiles(Frozen):

@@ -1,6 +1,6 @@
 """The network every trial trains: ordered stages, features, head."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import isqrt
 from typing import Any, Literal, NamedTuple
@@ -98,13 +98,18 @@ class Network(nn.Module):
         """Logits from what `prefix(x, n_stages)` returned."""
         return self.suffix_with_taps(activation, n_stages, ())[0]
 
-    def look(self, activation: Tensor, n_stages: int = 0, *, convs: bool = False) -> Seen:
-        """Everything there is to see from what `prefix(x, n_stages)` returned; `convs` only if asked for."""
+    def look(
+        self, activation: Tensor, n_stages: int = 0, *, convs: bool = False,
+        stages: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> Seen:  # fmt: skip
+        """Everything there is to see from what `prefix(x, n_stages)` returned; `convs` only if asked for. `stages`
+        stand in for stages of these names."""
         self._check_depth(n_stages)
         with self._listening(n_stages if convs else self.n_stages) as heard:
             features: dict[str, Tensor] = {}
             for name in self.stage_names[n_stages:]:
-                activation = self.get_submodule(name)(activation)
+                stage = stages[name] if stages else self.get_submodule(name)
+                activation = stage(activation)
                 if name in self.taps:
                     features[name] = as_map(activation)
             pooled = pool(activation)

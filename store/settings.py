@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     n_threads: int = Field(default=0, ge=0)  # 0: chosen by the worker
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compiling: Literal["auto", "eager"] = "auto"  # auto: stages are compiled on an accelerator, where that is faster
     device_memory_bytes: int | None = Field(default=None, gt=0)  # a worker's share of its device; None: all there is
 
     @field_validator("home", "cache_dir", "weights_dir")

@@ -209,6 +209,8 @@ class _Trial:
         self.metrics |= measures.of_network(setting, folder / "weights.safetensors", self.run.bench.source_head)
         self.files = {"weights": str(folder / "weights.safetensors"), "predictions": str(folder / "predictions.npz")}
         self.facts |= {"n_val": len(rows), "precision": setting.precision}
+        if setting.mode != "eager":
+            self.facts["stages"] = setting.mode
         self.facts["phases"] = [outcome.to_json() for outcome in self.run.outcomes]
 
     def _fail(self, error: GraftError) -> None:

@@ -19,11 +19,13 @@ from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
 from models.network import Seen
+from transfer import compiling
 from transfer.accumulate import gradient
 from transfer.bench import Bench, Drawn, Pools
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
 from transfer.phase import OptimizerSpec, Phase, covers
+from transfer.prefetch import Views
 from transfer.prefix import Kept, Prefix, pays
 from transfer.resume import below
 from transfer.step import PartState, Step, View, Weights, swapped
@@ -72,6 +74,7 @@ class Loop:
         self._sums: dict[str, Tensor] = {}
         self._n_summed = 0
         self._drawn, self._opened = Drawn(bench.train), False  # the items of the present epoch, and if it has any yet
+        self._views = Views(self.setting, self.seed)
         self._draw_state: dict[str, Tensor] = {}
         self._set_trainable()
         self.optimizer = self._make_optimizer()
@@ -232,6 +235,7 @@ class Loop:
         self.check()
 
     def _train_step(self, warmup_frac: float) -> None:
+        compiling.begin_step(self.setting.mode)
         self._differentiate()
         factor = self.phase.rate(self.step, self.n_steps, warmup_frac)
         self.optimizer.step(factor)
@@ -258,13 +262,13 @@ class Loop:
 
     def _step(self, window: slice | None = None) -> Step:
         """What the losses look at: a part of this step's items, or all of them."""
-        problem, data, size = self.setting.problem, self.recipe.data, self.recipe.data.batch_size
+        problem, size = self.setting.problem, self.recipe.data.batch_size
         window = window or slice(self.batch * size, (self.batch + 1) * size)
         items = self._drawn.items[window]
         if self._shown is not None:
             inputs, depth = self._shown.read(items), self.depth
         else:
-            inputs, depth = problem.training_inputs(items, self.seed, self.epoch, data), 0
+            inputs, depth = self._views.take(items, self.epoch, self._coming(window)), 0
         targets = problem.targets(items)
         if self._mixup > 0:
             share = float(np.random.default_rng((self.seed, self.step)).beta(self._mixup, self._mixup))
@@ -281,6 +285,11 @@ class Loop:
             task_loss=self._task_loss, source_batch=self._source_batch(window),
         )  # fmt: skip
 
+    def _coming(self, window: slice) -> Items:
+        """The items after these, as many, within the epoch: the next one is drawn when this one is over."""
+        size = window.stop - window.start
+        return self._drawn.items[window.stop : min(window.stop + size, self._n_batches * self.recipe.data.batch_size)]
+
     def _source_batch(self, window: slice) -> Callable[[], tuple[Tensor, Tensor]] | None:
         """Views of the rows of the source dataset that were drawn beside these items."""
         rows, data = self._drawn.source, self.bench.source_data
@@ -290,8 +299,10 @@ class Loop:
         return lambda: data.training_batch(chosen, seed, self.epoch, self.recipe.data)
 
     def _student(self, inputs: Tensor, depth: int) -> Seen:
+        whole = self.bench.n_splits == 1  # parts of a batch would take each other's place in a graph's memory
+        stages = compiling.stages(self.net, self.setting.mode if whole else "eager")
         with self.setting.autocast():
-            seen = self.net.look(inputs, depth, convs=self.setting.conv_taps)
+            seen = self.net.look(inputs, depth, convs=self.setting.conv_taps, stages=stages)
         return seen._replace(logits=seen.logits.float())
 
     def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Is bfloat16 faster for this network on this machine? A few steps of both are timed once, and the answer is kept.
+"""Is bfloat16 faster for this network on this machine? Are compiled stages? A few steps are timed once, and the answer
+is kept.
 
 Autocast wins where the machine multiplies bfloat16 matrices in hardware and the network spends its time there; networks
 of depthwise convolutions lose by it on many CPUs. So each backbone, resolution and depth of freezing is asked for
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,24 +31,37 @@ N_ROUNDS = 3
 QUICK_S = 0.02  # a step so quick is left as it is
 MARGIN = 1.15  # by which bfloat16 must win
 
-KNOWN: dict[str, Precision] = {}
+Facts = Mapping[str, str | int]
+Page = Mapping[str, Any]  # as noted: the facts, and what was measured of them
+
+KNOWN: dict[str, Page] = {}
 
 
-def faster(
-    facts: Mapping[str, str | int], folder: Path | None, measure: Callable[[], Mapping[Precision, float]]
-) -> Precision:
+def faster(facts: Facts, folder: Path | None, measure: Callable[[], Mapping[Precision, float]]) -> Precision:
     """The faster of float32 and bfloat16 autocast for training what `facts` describe: as `folder` has it noted for this
     kind of machine, or else as `measure` finds, in seconds a step."""
+
+    def find() -> Page:
+        seconds = dict(measure())
+        return {"seconds": seconds, "precision": chosen(seconds)}
+
+    found = remembered(facts, folder, find, is_whole=lambda page: page["precision"] in ("float32", "bfloat16"))
+    precision: Precision = found["precision"]
+    return precision
+
+
+def remembered(
+    facts: Facts, folder: Path | None, measure: Callable[[], Page], *, is_whole: Callable[[Page], bool]
+) -> Page:
+    """What `folder` has noted of `facts` for this kind of machine, or else what `measure` finds, noted from now on."""
     named = json.dumps([*sorted(facts.items()), torch.__version__], sort_keys=True)
     name = hashlib.sha256(named.encode()).hexdigest()[:32]
     if name not in KNOWN:
-        noted = None if folder is None else _noted(folder / f"{name}.json")
+        noted = None if folder is None else _noted(folder / f"{name}.json", is_whole)
         if noted is None:
-            seconds = measure()
-            noted = chosen(seconds)
+            noted = {**facts, **measure()}
             if folder is not None:
-                page = {**facts, "seconds": dict(seconds), "precision": noted}
-                noted = _note(folder / f"{name}.json", page) or noted
+                noted = _note(folder / f"{name}.json", noted, is_whole) or noted
         KNOWN[name] = noted
     return KNOWN[name]
 
@@ -60,9 +74,7 @@ def chosen(seconds: Mapping[Precision, float]) -> Precision:
 
 def measured(net: Network, inputs: Tensor, targets: Tensor, n_frozen: int) -> dict[Precision, float]:
     """Seconds of a training step above the first `n_frozen` stages in each precision, the best of a few in turn."""
-    net.train()
-    for stage in net.stage_names[:n_frozen]:
-        net.get_submodule(stage).eval().requires_grad_(False)
+    freeze(net, n_frozen)
 
     def step(precision: Precision) -> None:
         autocast = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
@@ -76,7 +88,7 @@ def measured(net: Network, inputs: Tensor, targets: Tensor, n_frozen: int) -> di
     for number in range(1 + N_ROUNDS):
         for precision in best:
             try:
-                seconds = _seconds(partial(step, precision), inputs.device)
+                seconds = seconds_of(partial(step, precision), inputs.device)
             except (RuntimeError, MemoryError) as error:
                 if not is_exhausted(error):
                     raise
@@ -86,7 +98,14 @@ def measured(net: Network, inputs: Tensor, targets: Tensor, n_frozen: int) -> di
     return best
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
+def freeze(net: Network, n_frozen: int) -> None:
+    """Ready to train above the first `n_frozen` stages."""
+    net.train()
+    for stage in net.stage_names[:n_frozen]:
+        net.get_submodule(stage).eval().requires_grad_(False)
+
+
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
@@ -101,24 +120,24 @@ def machine_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
-def _noted(file: Path) -> Precision | None:
+def _noted(file: Path, is_whole: Callable[[Page], bool]) -> Page | None:
     try:
-        precision = json.loads(file.read_text("utf-8"))["precision"]
-    except (OSError, ValueError, KeyError, TypeError):
+        page = json.loads(file.read_text("utf-8"))
+        return page if is_whole(page) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return precision if precision in ("float32", "bfloat16") else None
 
 
-def _note(file: Path, facts: Mapping[str, object]) -> Precision | None:
+def _note(file: Path, page: Page, is_whole: Callable[[Page], bool]) -> Page | None:
     """What is noted in the end: another process may have been faster, and then its answer counts."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(facts), "utf-8")
+        unfinished.write_text(json.dumps(page), "utf-8")
         with contextlib.suppress(FileExistsError):
             os.link(unfinished, file)
-        if _noted(file) is None:  # what is there is damaged
+        if _noted(file, is_whole) is None:  # what is there is damaged
             unfinished.replace(file)
         else:
             unfinished.unlink()
-    return _noted(file)
+    return _noted(file, is_whole)

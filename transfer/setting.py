@@ -22,14 +22,17 @@ from models.ensemble import Ensemble
 from models.facts import facts_of, preprocessing_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
+from transfer import compiling
 from transfer.checkpoint import open_checkpoint
-from transfer.pace import N_ITEMS, Precision, faster, machine_name, measured
+from transfer.compiling import Mode
+from transfer.pace import N_ITEMS, Page, Precision, faster, machine_name, measured, remembered
 from transfer.parts import BoundPart, bind_all
 from transfer.source_data import SourceData
 from transfer.views import Items
 from transfer.warm import Shelf, file_key
 
 Net = TypeVar("Net", Network, Ensemble, Network | Ensemble)
+T = TypeVar("T")
 TRAIN, VAL, TEST = 0, 1, 2
 FRACTION = 4000  # place of the seed that draws a part of the training items
 
@@ -69,24 +72,62 @@ class Setting:
         weights = trial.source.weights
         self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
         self.precision: Precision = precision or self._precision()
+        self.mode: Mode = self._mode()
 
     def _precision(self) -> Precision:
         if self.order.precision != "auto":
             return self.order.precision
-        n_stages = len(facts_of(member(self.recipe.backbone)).stages)
-        frozen = n_frozen(self.recipe, n_stages)
-        if frozen == n_stages and (in_closed_form(self.recipe) or self.task.n_looks(self.recipe.data) > 0):
-            return "float32"  # what a head reads is computed once
-        facts: dict[str, str | int] = {
-            "backbone": self.recipe.backbone, "resolution": self.recipe.data.resolution, "n_frozen": frozen,
+        frozen = self._n_frozen
+        if self._computed_once:
+            return "float32"
+        facts = {**self._facts, "n_frozen": frozen}
+        n_items = min(N_ITEMS, self.recipe.data.batch_size)
+        return faster(facts, self._paces, lambda: self._timed(lambda net, x, y: measured(net, x, y, frozen), n_items))
+
+    def _mode(self) -> Mode:
+        """How stages run in training. What is built for one trial alone would be compiled for it alone."""
+        if self.order.compiling != "auto":
+            return self.order.compiling
+        alone = self.scratch or any(part.says("rebuild") for part in self.parts)
+        looked_into = self.conv_taps or any(part.flag("INPUT_GRADIENT") for part in self.parts)
+        if self.device.type != "cuda" or self._computed_once or alone or looked_into:
+            return "eager"
+        frozen, size = self._n_frozen, self.recipe.data.batch_size
+        facts = {**self._facts, "n_frozen": frozen, "batch_size": size, "compiled_for": self.precision}
+
+        def measure() -> Page:
+            return self._timed(lambda net, x, y: compiling.measured(net, x, y, frozen, self.autocast), size)
+
+        found = remembered(facts, self._paces, measure, is_whole=compiling.is_whole)
+        return compiling.chosen(found, self.recipe.steps)
+
+    @property
+    def _paces(self) -> Path | None:
+        return None if self.order.paces is None else Path(self.order.paces)
+
+    @property
+    def _n_frozen(self) -> int:
+        return n_frozen(self.recipe, len(facts_of(member(self.recipe.backbone)).stages))
+
+    @property
+    def _computed_once(self) -> bool:
+        """Whether all that trains is a head that reads kept looks."""
+        everything = self._n_frozen == len(facts_of(member(self.recipe.backbone)).stages)
+        return everything and (in_closed_form(self.recipe) or self.task.n_looks(self.recipe.data) > 0)
+
+    @property
+    def _facts(self) -> dict[str, str | int]:
+        """What the pace of a training step depends on."""
+        return {
+            "backbone": self.recipe.backbone, "resolution": self.recipe.data.resolution,
             "machine": machine_name(self.device), "n_threads": self.order.n_threads,
         }  # fmt: skip
-        return faster(facts, None if self.order.paces is None else Path(self.order.paces), lambda: self._timed(frozen))
 
-    def _timed(self, n_frozen: int) -> dict[Precision, float]:
+    def _timed(self, measure: Callable[[Network, Tensor, Tensor], T], n_items: int) -> T:
+        """What `measure` finds of the network at its start, and of a batch."""
         net, _ = self.borrow(0)
-        items = np.resize(np.arange(len(self.pack.labels)), min(N_ITEMS, self.recipe.data.batch_size))
-        found = measured(net, self.problem.evaluation_inputs(items), self.problem.targets(items), n_frozen)
+        items = np.resize(np.arange(len(self.pack.labels)), n_items)
+        found = measure(net, self.problem.evaluation_inputs(items), self.problem.targets(items))
         self.give_back(net)
         return found
 

@@ -5,6 +5,7 @@ the pixels that it would have seen. Evaluation pixels, the exact centre of the c
 """
 
 import os
+import threading
 import weakref
 from typing import Any, NamedTuple
 
@@ -117,6 +118,7 @@ class Pictures:
         self._buffer = np.empty((0, self.crop, self.crop, 3), np.uint8)
         self._scratch = np.empty((self.crop, self.crop, 3), np.uint8)
         self._resident = self._place()
+        self._alone = threading.Lock()  # a thread may cut the batch after this one, in the same buffers
 
     def evaluation(self, items: Items) -> Tensor:
         """Evaluation pixels, normalised."""
@@ -125,7 +127,7 @@ class Pictures:
         if self._resident is not None:
             rows = torch.from_numpy(items).to(self.device)
             return self._normalise(self._resident[rows][:, window, window])
-        self._announce(items)
+        self.announce(items)
         return self._normalise(torch.from_numpy(self._pixels[items, window, window]).to(self.device))
 
     def training(self, items: Items, seed: int, epoch: int, *, augmentation: float, flip: bool) -> Tensor:
@@ -133,14 +135,15 @@ class Pictures:
         if augmentation == 0 and not flip:
             return self.evaluation(items)
         drawn = draw_views(seed, epoch, items, canvas=self.canvas, crop=self.crop, augmentation=augmentation, flip=flip)
-        if self._resident is None:
-            self._announce(items)
+        self.announce(items)
         if self.device.type != "cpu":
             return self._cut_on_device(items, drawn)
-        return self._normalise(torch.from_numpy(self._cut(items, drawn, jitter=augmentation > 0)))
+        with self._alone:
+            return self._normalise(torch.from_numpy(self._cut(items, drawn, jitter=augmentation > 0)))
 
-    def _announce(self, items: Items) -> None:
-        if self._file is not None:
+    def announce(self, items: Items) -> None:
+        """Have the canvases of these items read from the disk, where they do not lie in memory already."""
+        if self._file is not None and self._resident is None:
             self._file.announce(items)
 
     def _cut(self, items: Items, drawn: Draw, *, jitter: bool) -> NDArray[np.uint8]:

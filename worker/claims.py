@@ -17,7 +17,7 @@ from store.moves import become
 from store.tables import DatasetRow, JobRow, LotRow, TrialRow
 from store.trials import rests, trials_of_lot, waiting_lot
 from worker.context import Context
-from worker.crew import precision_of
+from worker.crew import precision_of, prefetches
 from worker.files import fetch_folder, pack_folder, source_files, source_pack
 from worker.teachers import appoint, teacher_files
 
@@ -113,5 +113,5 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
         n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
         activations=str(context.cache / claimed.workspace_id / "activations"),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
-        paces=str(context.cache / "paces"),
+        compiling=context.settings.compiling, prefetch=prefetches(facts), paces=str(context.cache / "paces"),
     )  # fmt: skip

@@ -184,3 +184,8 @@ def _clean_environment() -> dict[str, str]:
 
 def precision_of(facts: dict[str, str | int | float | bool]) -> Precision:
     return next(p for p in get_args(Precision) if p == facts["precision"])
+
+
+def prefetches(facts: dict[str, str | int | float | bool]) -> bool:
+    """Whether a trial has a thread to spare for the next batch: its own core is busy, an accelerator's host is not."""
+    return facts["device"] != "cpu" or int(facts["n_threads"]) > 1

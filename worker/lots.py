@@ -296,7 +296,7 @@ def _end_trial(context: Context, claimed: Claimed, progress: Progress, outcome: 
         trial = session.get_one(TrialRow, outcome.trial_id)
         for key, info in stored:
             add_blob(session, claimed.workspace_id, key, info, trial.id)
-        said = {name: outcome.facts[name] for name in ("remarks", "precision") if outcome.facts.get(name)}
+        said = {name: outcome.facts[name] for name in ("remarks", "precision", "stages") if outcome.facts.get(name)}
         attrs = {**trial.attrs, **said}
         cost_s = max(trial.cost_s, outcome.cost_s)
         set_trial_facts(session, trial, cost_s=cost_s, peak_bytes=outcome.peak_bytes, attrs=attrs)

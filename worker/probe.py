@@ -25,7 +25,7 @@ from store.session import after_commit
 from store.tables import DatasetRow, JobRow
 from store.workers import live_workers
 from worker.context import Context
-from worker.crew import ChildDied, precision_of
+from worker.crew import ChildDied, precision_of, prefetches
 from worker.files import pack_folder, source_files
 from worker.first_recipes import warm_started
 from worker.forecast import Counts, Forecast, Machine, check_disk, fits, forecast, smaller_batches
@@ -140,7 +140,7 @@ def _order(
         lot_id=job_id, fence=fence, trials=tuple(trials), objective=spec.objective, n_folds=spec.n_folds,
         classes=tuple((dataset.summary or {})["classes"]), scratch=str(scratch),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
-        paces=str(context.cache / "paces"),
+        compiling=context.settings.compiling, prefetch=prefetches(facts), paces=str(context.cache / "paces"),
     )  # fmt: skip
 
 

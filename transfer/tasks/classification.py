@@ -72,6 +72,10 @@ class Problem:
             return self.view(items, view, data)
         return self._pictures.training(items, seed, epoch, augmentation=data.augmentation, flip=data.flip)
 
+    def announce(self, items: Items) -> None:
+        """These items will be asked for soon."""
+        self._pictures.announce(items)
+
     def view(self, items: Items, view: int, data: DataTreatment) -> Tensor:
         """One of the `data.views` looks of each item, the same in every trial: what follows from it can be shared."""
         return self._pictures.training(items, VIEWS_SEED, view, augmentation=data.augmentation, flip=data.flip)

@@ -1,0 +1,93 @@
+"""Compiled stages compute what eager ones do, and are used where they were measured to win."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from models.build import build
+from tests.toys import go, make_order, make_recipe, train
+from transfer import compiling, pace
+from transfer.setting import Setting
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+
+
+@needs_compiler
+def test_a_trial_comes_to_the_same_with_compiled_stages(pack: Path, source: Path, tmp_path: Path) -> None:
+    """Frozen stages, kept activations, taps of a part, evaluation in between: all of it around compiled stages."""
+    recipe = make_recipe(steps=6, schedule=("freeze", {"depth": 1}), feature=("attention", {"beta": 10.0}))
+    fits = {}
+    for mode in ("eager", "compiled"):
+        order = make_order(recipe, pack, source, tmp_path / mode, compiling=mode)
+        Path(order.scratch).mkdir()
+        fits[mode], _ = train(order)
+        assert fits[mode].outcome("tr_1").state == "COMPLETE", fits[mode].outcome("tr_1").error
+        assert fits[mode].outcome("tr_1").facts.get("stages", "eager") == mode
+    logits = {}
+    for mode, fit in fits.items():
+        with np.load(fit.outcome("tr_1").files["predictions"]) as saved:
+            logits[mode] = saved["logits"]
+    np.testing.assert_allclose(logits["eager"], logits["compiled"], atol=1e-3)
+    assert not np.array_equal(logits["eager"], np.zeros_like(logits["eager"]))
+
+
+@needs_compiler
+def test_a_compiled_stage_shares_its_weights_and_is_compiled_once() -> None:
+    net = build("tiny_smallnet", n_classes=3, seed=0).train()
+    images, targets = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    found = []
+    for mode in ("eager", "compiled"):
+        net.zero_grad()
+        functional.cross_entropy(net.look(images, stages=compiling.stages(net, mode)).logits, targets).backward()
+        found.append({name: weight.grad.clone() for name, weight in net.named_parameters() if weight.grad is not None})
+    assert found[0].keys() == found[1].keys() == dict(net.named_parameters()).keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-4, rtol=1e-3)
+    assert compiling.stages(net, "compiled") is compiling.stages(net, "compiled")
+
+
+def page(compile_s: float, **seconds: float) -> dict[str, Any]:
+    return {"seconds": seconds, "compile_s": {mode: compile_s for mode in seconds if mode != "eager"}}
+
+
+@pytest.mark.parametrize(
+    ("found", "n_steps", "wanted"),
+    [
+        (page(10, eager=1.0, compiled=0.5, graphs=0.4), 1000, "graphs"),
+        (page(10, eager=1.0, compiled=0.5, graphs=0.6), 1000, "compiled"),
+        (page(10, eager=1.0, compiled=0.95), 1000, "eager"),  # not by the margin
+        (page(100, eager=1.0, compiled=0.5), 49, "eager"),  # 4 trials of 49 steps save 98 s
+        (page(100, eager=1.0, compiled=0.5), 51, "compiled"),
+        (page(0, eager=1.0), 1000, "eager"),  # what cannot be compiled is left out
+    ],
+)
+def test_compiling_has_to_win_and_to_be_paid_back(found: dict[str, Any], n_steps: int, wanted: str) -> None:
+    assert compiling.is_whole(found)
+    assert compiling.chosen(found, n_steps) == wanted
+
+
+def test_what_cannot_be_compiled_stays_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    net = build("tiny_smallnet", n_classes=3, seed=0)
+    found = compiling.measured(net, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), 1, nullcontext)
+    assert set(found["seconds"]) == {"eager"}
+    assert compiling.chosen(found, 10**6) == "eager"
+
+
+def test_a_cpu_is_not_asked(pack: Path, source: Path, tmp_path: Path) -> None:
+    pace.KNOWN.clear()
+    order = make_order(make_recipe(), pack, source, tmp_path, paces=str(tmp_path / "paces"))
+    assert Setting(order, order.trials[0], go).mode == "eager"
+    assert not (tmp_path / "paces").exists()
