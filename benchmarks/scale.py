@@ -30,7 +30,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 SLEEP_S, WINDOW_S = 12.0, 36.0
 SHORT_SLEEP_S, SHORT_SIZES = 4.0, (32, 64)
 LOOK_EVERY_S = 0.05
-N_REAL, REAL_STEPS = 16, 300
+N_REAL, REAL_STEPS = 16, 1000
 WAITING = text("""
     SELECT query ILIKE '%jobs%' AS is_of_job, count(*) FROM pg_stat_activity
     WHERE wait_event_type = 'Lock' AND datname = current_database() GROUP BY 1

@@ -34,10 +34,10 @@ class Figure:
 
     @property
     def reached(self) -> float | None:
-        """The share of the bound: of a rate the more the better, of a time the less."""
+        """The share of the bound: of a rate or a ratio the more the better, of a time the less."""
         if not self.value or not self.bound:
             return None
-        is_rate = "/s" in self.unit or "per" in self.unit
+        is_rate = self.unit == "ratio" or "/s" in self.unit or "per" in self.unit
         return self.value / self.bound if is_rate else self.bound / self.value
 
     @property

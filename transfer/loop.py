@@ -22,6 +22,7 @@ from models.network import Seen
 from transfer import compiling
 from transfer.accumulate import gradient
 from transfer.bench import Bench, Drawn, Pools
+from transfer.cadence import evaluation_steps
 from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
 from transfer.phase import OptimizerSpec, Phase, covers
@@ -33,8 +34,6 @@ from transfer.views import Items
 
 RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
-N_EVALUATIONS = 20  # of a trial at most, beside those where trials are compared,
-EVALUATION_SHARE = 0.1  # and about this part of its time, but four of a phase at least
 
 
 class Diverged(GraftError):
@@ -81,7 +80,10 @@ class Loop:
         if not self.optimizer.decoupled:
             self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
         self._choose_prefix()
-        self.chosen = frozenset(self._when_to_evaluate())
+        self.chosen = frozenset(evaluation_steps(
+            n_steps, batch_size=self.recipe.data.batch_size, n_train=len(bench.train), n_val=len(bench.val),
+            n_fits=self.setting.n_fits,
+        ))  # fmt: skip
         self.evaluations = self.chosen | frozenset(evaluated_at)
 
     # --- set-up
@@ -350,17 +352,6 @@ class Loop:
             n_source=0 if bench.source_data is None else len(bench.source_data.items),
             predict=lambda: self._predict(bench.train, None), state=self._draw_state,
         )  # fmt: skip
-
-    def _when_to_evaluate(self) -> range:
-        """Steps after which to evaluate: ends of epochs, thinned out; within epochs where those are few."""
-        size, n_val = self.recipe.data.batch_size, max(1, len(self.bench.val))
-        per_epoch = max(1, len(self.bench.train) // size)
-        # A step costs about three forward passes of its batch, an evaluation one of val.
-        affordable = int(EVALUATION_SHARE * 3 * self.n_steps * size / n_val)
-        at_most = max(4, min(affordable, N_EVALUATIONS // self.setting.n_fits))
-        n_epochs = self.n_steps / per_epoch
-        interval = per_epoch * math.ceil(n_epochs / at_most) if n_epochs >= 4 else math.ceil(self.n_steps / 4)
-        return range(interval, self.n_steps + 1, interval)
 
     # --- looking at it
 

@@ -1,4 +1,4 @@
-"""The data and the source of the trial that will be next, brought to this machine while another one trains.
+"""The data, the source and the teacher of the trial that will be next, brought to this machine while another one trains.
 
 What was asked ahead waits in its row for whichever worker is free first. Here it is only looked at: nothing is claimed,
 and whoever claims it finds them in the cache, or fetches them as ever.
@@ -7,12 +7,15 @@ and whoever claims it finds them in the cache, or fetches them as ever.
 import logging
 import threading
 
+from domain.catalogue import catalogue
 from domain.errors import GraftError
 from domain.recipe import Recipe
+from domain.teaching import needs
 from store.trials import trials_of_lot, waiting_lot
 from worker.claims import Claimed, measured
 from worker.context import Context
 from worker.files import pack_folder, source_files, source_pack
+from worker.teachers import finished_teacher
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ def _read(context: Context, claimed: Claimed) -> None:
         for trial in trials:
             recipe = Recipe.model_validate(trial.recipe)
             source_files(context, claimed.spec, recipe.source)
+            if "teacher" in needs(recipe, catalogue()):
+                finished_teacher(context, claimed.spec)
             # One thread: what trains meanwhile is timed.
             pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution, n_threads=1)
             source_pack(context, claimed.source_items_blob, recipe, measured(claimed.spec, trial), n_threads=1)
