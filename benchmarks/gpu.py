@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from queue import Empty
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from models.weights import save_weights
 
 AIM = 0.95
 PACKINGS = (1, 2, 4, 8)  # trials that share the card
+PATIENCE_S = 300.0  # with trials that share it; one that fails says nothing
 
 
 class Case(NamedTuple):
@@ -83,21 +85,31 @@ def _beside_bare(folder: Path, case: Case) -> list[Figure]:
 
 def _shared(folder: Path, case: Case) -> list[Figure]:
     """Several trials on the card at once, each in a process of its own, as workers hold them."""
-    rates = {}
-    for n in PACKINGS:
-        context = multiprocessing.get_context("spawn")
-        barrier, queue = context.Barrier(n), context.Queue()
-        children = [context.Process(target=_one_of, args=(folder, case, f"{n}-{k}", barrier, queue)) for k in range(n)]
-        for child in children:
-            child.start()
-        rates[n] = sum(queue.get() for _ in children)
-        for child in children:
-            child.join()
-    best = max(rates, key=lambda n: rates[n])
+    if case.device != "cpu":
+        torch.cuda.empty_cache()  # the card is theirs
+    rates = {n: _rate_of(folder, case, n) for n in PACKINGS}
+    best = max(rates, key=lambda n: rates[n] or 0.0)
     return [
         *(Figure(f"{case}: {n} trials on the card", rate, "images/s") for n, rate in rates.items()),
         Figure(f"{case}: the best number of trials on the card", best, "trials"),
     ]
+
+
+def _rate_of(folder: Path, case: Case, n: int) -> float | None:
+    """Images a second of `n` trials at once; None where they do not fit onto the card."""
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(n), context.Queue()
+    children = [context.Process(target=_one_of, args=(folder, case, f"{n}-{k}", barrier, queue)) for k in range(n)]
+    for child in children:
+        child.start()
+    try:
+        return float(sum(queue.get(timeout=PATIENCE_S) for _ in children))
+    except Empty:
+        return None
+    finally:
+        for child in children:
+            child.terminate()
+            child.join()
 
 
 def _one_of(folder: Path, case: Case, name: str, barrier: Barrier, queue: "multiprocessing.Queue[float]") -> None:
@@ -106,7 +118,7 @@ def _one_of(folder: Path, case: Case, name: str, barrier: Barrier, queue: "multi
     epochs = _ours(folder, case, 2 + n_measured, name)
     for _ in range(2):
         next(epochs)
-    barrier.wait()
+    barrier.wait(PATIENCE_S / 2)
     seconds = sum(_seconds(epochs, case) for _ in range(n_measured))
     queue.put(n_measured * _n_train(folder, case) / seconds)
     for _ in epochs:

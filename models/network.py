@@ -108,7 +108,7 @@ class Network(nn.Module):
         with self._listening(n_stages if convs else self.n_stages) as heard:
             features: dict[str, Tensor] = {}
             for name in self.stage_names[n_stages:]:
-                stage = stages[name] if stages else self.get_submodule(name)
+                stage = (stages or {}).get(name) or self.get_submodule(name)
                 activation = stage(activation)
                 if name in self.taps:
                     features[name] = as_map(activation)

@@ -32,7 +32,7 @@ def tell(session: Session, job_id: str, kind: Kind, body: dict[str, Any]) -> Non
 
     Counting locks the job's row until the commit, so numbers have no gaps and become visible in order. All workers of
     a job meet at that row: it is locked last, for the events of a whole transaction at once. So is the order of locks
-    lot, trials, job.
+    lot, trials, job. A savepoint that is rolled back does not take back what was told within it.
     """
     _tally(session, job_id).events.append({"kind": kind, "body": body})
 

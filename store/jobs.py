@@ -144,6 +144,8 @@ def check_unneeded(session: Session, workspace_id: str, ref: str) -> None:
 
 def delete_job(session: Session, workspace_id: str, job_id: str) -> list[str]:
     """Delete a finished job with all that belongs to it; returns blob keys to delete after the commit."""
+    # Lots first, as everywhere: an `advance` may be ending the last of them.
+    session.execute(select(LotRow.id).where(LotRow.job_id == job_id).order_by(LotRow.id).with_for_update())
     job = get_job(session, workspace_id, job_id, lock=True)
     if not JobState(job.state).finished:
         raise wrong_state(job, "cannot be deleted; cancel it first")

@@ -9,7 +9,9 @@ import hashlib
 from collections.abc import Collection
 from typing import Any, TypeVar
 
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from domain.errors import LeaseLost
@@ -143,15 +145,26 @@ def take_turn(session: Session, name: str, owner: str, for_s: float) -> bool:
     return session.scalar(taken.execution_options(synchronize_session=False)) is not None
 
 
-def lock_name(session: Session, name: str) -> bool:
-    """Lock a name until the end of this transaction, which may be one that reads: False if another one has it.
+def lock_name(session: Session, name: str, *, wait_s: float = 0.0) -> bool:
+    """Lock a name until the end of this transaction, which may be one that reads. False if another one has it and does
+    not end within `wait_s`; the rows that this transaction sees may be those from before it waited.
 
     SQLite has no such locks: there one process works, and always gets it.
     """
     if session.get_bind().dialect.name != "postgresql":
         return True
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(key))))
+    if not wait_s:
+        return bool(session.scalar(select(func.pg_try_advisory_xact_lock(key))))
+    session.execute(select(func.set_config("lock_timeout", f"{1000 * wait_s:.0f}ms", True)))
+    try:
+        session.execute(select(func.pg_advisory_xact_lock(key)))
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        session.rollback()
+        return False
+    return True
 
 
 def _free(row: type[R]) -> ColumnElement[bool]:

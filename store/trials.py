@@ -159,10 +159,10 @@ def trials_with_blobs(session: Session, job_id: str) -> list[TrialRow]:
     return list(session.scalars(query.order_by(TrialRow.number)))
 
 
-def lock_free_trials(session: Session, trial_ids: Collection[str]) -> list[TrialRow]:
-    """Those of these trials that nobody else has locked, locked."""
+def lock_trials(session: Session, trial_ids: Collection[str], *, skip_locked: bool) -> list[TrialRow]:
+    """These trials, locked; those that somebody else has locked are waited for, or skipped."""
     query = select(TrialRow).where(TrialRow.id.in_(list(trial_ids))).order_by(TrialRow.number)
-    locked = query.with_for_update(key_share=True, skip_locked=True)
+    locked = query.with_for_update(key_share=True, skip_locked=skip_locked)
     return list(session.scalars(locked.execution_options(populate_existing=True)))
 
 

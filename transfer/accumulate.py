@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transfer import memory, warm
+from transfer import compiling, memory, warm
 from transfer.bench import Bench
 
 Loss = Callable[[slice], tuple[Tensor, list[tuple[str, Tensor]]]]
@@ -59,6 +59,7 @@ def _accumulated(batch: slice, n_splits: int, loss: Loss) -> dict[str, Tensor]:
 def _halve(bench: Bench, weights: Iterable[Tensor]) -> None:
     """From now on half a batch at a time."""
     bench.n_splits = 2
+    bench.setting.mode = "eager"  # parts of a batch would take each other's place in the memory of a graph
     bench.remark(
         f"Out of memory with batches of {bench.setting.recipe.data.batch_size}: trained on half a batch at a time, the "
         "gradients added up; batch norm saw halves."
@@ -66,4 +67,5 @@ def _halve(bench: Bench, weights: Iterable[Tensor]) -> None:
     for weight in weights:
         weight.grad = None
     warm.forget()  # what is kept for later trials may be what was in the way
+    compiling.forget()
     memory.empty_cache(bench.setting.device)

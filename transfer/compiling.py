@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.network import Network
+from transfer.memory import is_exhausted
 from transfer.pace import MARGIN, N_ROUNDS, Page, freeze, seconds_of
 
 log = logging.getLogger(__name__)
@@ -24,25 +25,43 @@ Mode = Literal["eager", "compiled", "graphs"]
 Stages = Mapping[str, Callable[[Tensor], Tensor]]
 
 SHARED_BY = 4  # trials of a worker that use what was compiled once, by a cautious guess
+QUICKEST_S = 20.0  # no network was compiled faster
+VARIANTS = 64  # of a stage that a process may compile: batch sizes, depths of freezing, modes of batch norm
 _COMPILED: "WeakKeyDictionary[Network, dict[Mode, Stages]]" = WeakKeyDictionary()
 
 
 def stages(net: Network, mode: Mode) -> Stages:
     """The stages of a network as `mode` runs them: none of them are replaced for "eager". They share its weights, and
-    are compiled when they are first called."""
+    are compiled when they are first called; what cannot be is an error there."""
     if mode == "eager":
         return {}
     modes = _COMPILED.setdefault(net, {})
     if mode not in modes:
-        how = "reduce-overhead" if mode == "graphs" else "default"
-        modes[mode] = {name: torch.compile(stage, mode=how, dynamic=False) for name, stage in net.stages.items()}
+        # Stages are sequences, whose code is one and the same: each counts its own variants.
+        compiled = partial(
+            torch.compile, mode="reduce-overhead" if mode == "graphs" else "default", dynamic=False, fullgraph=True,
+            isolate_recompiles=True, recompile_limit=VARIANTS,
+        )  # fmt: skip
+        modes[mode] = {name: compiled(stage) for name, stage in net.stages.items()}
     return modes[mode]
+
+
+def forget() -> None:
+    """Give back what was compiled, and the memory that its graphs hold."""
+    if _COMPILED:
+        _COMPILED.clear()
+        torch.compiler.reset()
 
 
 def begin_step(mode: Mode) -> None:
     """What the graphs of the step before have left in memory is not needed any more."""
     if mode == "graphs":
         torch.compiler.cudagraph_mark_step_begin()
+
+
+def hopeless(eager_s: float, n_steps: int) -> bool:
+    """Whether compiling cannot be paid back by a few trials of `n_steps`, were their steps to take no time at all."""
+    return SHARED_BY * n_steps * eager_s < QUICKEST_S
 
 
 def chosen(page: Page, n_steps: int) -> Mode:
@@ -62,12 +81,15 @@ def is_whole(page: Page) -> bool:
 
 
 def measured(
-    net: Network, inputs: Tensor, targets: Tensor, n_frozen: int, autocast: Callable[[], Any],
-    modes: tuple[Mode, ...] = get_args(Mode),
+    net: Network, inputs: Tensor, targets: Tensor, n_frozen: int, autocast: Callable[[], Any], *,
+    still_norms: bool = False, modes: tuple[Mode, ...] = get_args(Mode),
 ) -> Page:  # fmt: skip
     """Seconds of a training step above the first `n_frozen` stages in each mode, and of compiling for it. What cannot
-    be compiled here is left out."""
+    be compiled here is left out; memory that is too short is an error. `still_norms` only look at their statistics."""
     freeze(net, n_frozen)
+    for module in net.modules():
+        if still_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
     seconds: dict[str, float] = {}
     compile_s: dict[str, float] = {}
 
@@ -84,7 +106,7 @@ def measured(
             first = [seconds_of(partial(step, mode), inputs.device) for _ in range(3)]  # graphs: seen, recorded, run
             best = min(seconds_of(partial(step, mode), inputs.device) for _ in range(N_ROUNDS))
         except Exception as error:
-            if mode == "eager":
+            if mode == "eager" or is_exhausted(error):
                 raise
             log.warning("stages of %s cannot be %s: %s", net.backbone, mode, error)
             continue

@@ -22,7 +22,8 @@ from domain.errors import GraftError
 from domain.lot import LotOrder, TrialOrder
 from domain.trial import Report, TrialOutcome
 from models.weights import save_weights
-from transfer import measures, memory, resume, warm
+from transfer import compiling, measures, memory, resume, warm
+from transfer.compiling import Mode
 from transfer.fold import FoldRun, Logits, Sight, choose, measure
 from transfer.pace import Precision
 from transfer.setting import Halted, Setting
@@ -94,6 +95,7 @@ class _Trial:
         self.files: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
         self._precision: Precision | None = None  # once it has begun
+        self._mode: Mode | None = None
         self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
         self.peak_bytes = 0
         self.halved = False
@@ -113,6 +115,7 @@ class _Trial:
             if not memory.is_exhausted(error):
                 raise
             warm.forget()  # what is kept for later trials may be what was in the way
+            compiling.forget()
             self._fail(GraftError("out_of_memory", str(error).partition("\n")[0] or "out of memory"))
         finally:
             self._tick()
@@ -125,8 +128,8 @@ class _Trial:
     def _train(self) -> Iterator[Report]:
         memory.forget_peak(self.order.device)
         self._read = self._read_resume_point()
-        setting = Setting(self.order, self.trial, self._stopped, self._precision)
-        self._precision = setting.precision
+        setting = Setting(self.order, self.trial, self._stopped, self._precision, self._mode)
+        self._precision, self._mode = setting.precision, setting.mode
         while self.fold < setting.n_fits:
             self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
@@ -243,6 +246,7 @@ class _Trial:
             "fingerprint": resume.fingerprint(self.order, self.trial), "fold": self.fold, "cost_s": self.cost_s,
             "value": self.value, "choices": [fold["choice"] for fold in self.folds],
             "run": None if run is None else run.facts(), "precision": self._precision,
+            "mode": self._mode if run is None else run.setting.mode,
             "remarks": self.facts.get("remarks", []),
         }  # fmt: skip
         return facts, tensors
@@ -256,7 +260,7 @@ class _Trial:
             return None
         facts, tensors = saved
         self.fold, self.cost_s, self.value = facts["fold"], facts["cost_s"], facts["value"]
-        self._precision = facts["precision"]
+        self._precision, self._mode = facts["precision"], facts.get("mode")
         if facts["remarks"]:
             self.facts["remarks"] = facts["remarks"]
         for place, choice in enumerate(facts["choices"]):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
@@ -288,8 +289,9 @@ class Loop:
         )  # fmt: skip
 
     def _coming(self, window: slice) -> Items:
-        """The items after these, as many, within the epoch: the next one is drawn when this one is over."""
-        size = window.stop - window.start
+        """The items of the next batch of this epoch: the next epoch is drawn when this one is over. Nothing is made
+        ready where memory was too short for whole batches."""
+        size = self.recipe.data.batch_size if self.bench.n_splits == 1 else 0
         return self._drawn.items[window.stop : min(window.stop + size, self._n_batches * self.recipe.data.batch_size)]
 
     def _source_batch(self, window: slice) -> Callable[[], tuple[Tensor, Tensor]] | None:
@@ -301,11 +303,18 @@ class Loop:
         return lambda: data.training_batch(chosen, seed, self.epoch, self.recipe.data)
 
     def _student(self, inputs: Tensor, depth: int) -> Seen:
-        whole = self.bench.n_splits == 1  # parts of a batch would take each other's place in a graph's memory
-        stages = compiling.stages(self.net, self.setting.mode if whole else "eager")
-        with self.setting.autocast():
-            seen = self.net.look(inputs, depth, convs=self.setting.conv_taps, stages=stages)
+        stages = compiling.stages(self.net, self.setting.mode)
+        try:
+            seen = self._looked(inputs, depth, stages)
+        except TorchDynamoException as error:  # the probe's step compiled, this one does not
+            self.setting.mode = "eager"
+            self.bench.remark(f"Stages could not be compiled: {str(error).partition(chr(10))[0]}")
+            seen = self._looked(inputs, depth, {})
         return seen._replace(logits=seen.logits.float())
+
+    def _looked(self, inputs: Tensor, depth: int, stages: compiling.Stages) -> Seen:
+        with self.setting.autocast():
+            return self.net.look(inputs, depth, convs=self.setting.conv_taps, stages=stages)
 
     def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.setting.task.loss(logits, targets, label_smoothing=self.recipe.data.label_smoothing)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from transfer.memory import is_exhausted
 from transfer.setting import Setting
 from transfer.views import Items
 
@@ -33,16 +34,29 @@ class Views:
 
     def take(self, items: Items, epoch: int, coming: Items) -> Tensor:
         """The inputs of `items` in this epoch; `coming` are the items that will probably be asked for next."""
-        ready, self._ready = self._ready, None
-        if ready is not None and ready.epoch == epoch and np.array_equal(ready.items, items):
-            inputs = ready.inputs.result()
-        else:
+        inputs = self._foreseen(items, epoch)
+        if inputs is None:
             inputs = self._cut(items, epoch)
         if len(coming) and self._in_thread:
             self._ready = Ready(coming, epoch, THREAD.submit(self._cut, coming, epoch))
         elif len(coming):
             self._problem.announce(coming)
         return inputs
+
+    def _foreseen(self, items: Items, epoch: int) -> Tensor | None:
+        """What the thread has cut, if it is this."""
+        ready, self._ready = self._ready, None
+        if ready is None:
+            return None
+        if ready.epoch != epoch or not np.array_equal(ready.items, items):
+            ready.inputs.cancel()
+            return None
+        try:
+            return ready.inputs.result()
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+            return None  # beside a step; between two there may be room
 
     def _cut(self, items: Items, epoch: int) -> Tensor:
         inputs: Tensor = self._problem.training_inputs(items, self._seed, epoch, self._data)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from models.weights import Start, load_start
 from transfer import compiling
 from transfer.checkpoint import open_checkpoint
 from transfer.compiling import Mode
+from transfer.memory import is_exhausted
 from transfer.pace import N_ITEMS, Page, Precision, faster, machine_name, measured, remembered
 from transfer.parts import BoundPart, bind_all
 from transfer.source_data import SourceData
@@ -52,11 +53,12 @@ class Halted(Exception):
 
 
 class Setting:
-    """One trial on this machine. `precision` is what it has been trained in so far."""
+    """One trial on this machine. `precision` and `mode` are what it has been trained in so far."""
 
     def __init__(
-        self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str], precision: Precision | None = None
-    ) -> None:
+        self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str], precision: Precision | None = None,
+        mode: Mode | None = None,
+    ) -> None:  # fmt: skip
         self.order = order
         self.trial = trial
         self.recipe: Recipe = trial.recipe
@@ -72,7 +74,7 @@ class Setting:
         weights = trial.source.weights
         self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
         self.precision: Precision = precision or self._precision()
-        self.mode: Mode = self._mode()
+        self.mode: Mode = mode or self._mode()
 
     def _precision(self) -> Precision:
         if self.order.precision != "auto":
@@ -93,13 +95,34 @@ class Setting:
         if self.device.type != "cuda" or self._computed_once or alone or looked_into:
             return "eager"
         frozen, size = self._n_frozen, self.recipe.data.batch_size
-        facts = {**self._facts, "n_frozen": frozen, "batch_size": size, "compiled_for": self.precision}
+        still = self.recipe.batch_norm != "train"
+        facts = {
+            **self._facts, "n_frozen": frozen, "batch_size": size, "compiled_for": self.precision,
+            "batch_norm": self.recipe.batch_norm,
+        }  # fmt: skip
 
-        def measure() -> Page:
-            return self._timed(lambda net, x, y: compiling.measured(net, x, y, frozen, self.autocast), size)
+        def found_of(modes: tuple[Mode, ...]) -> Page:
+            def measure() -> Page:
+                return self._timed(
+                    lambda net, x, y: compiling.measured(
+                        net, x, y, frozen, self.autocast, still_norms=still, modes=modes
+                    ),
+                    size,
+                )
 
-        found = remembered(facts, self._paces, measure, is_whole=compiling.is_whole)
-        return compiling.chosen(found, self.recipe.steps)
+            named = {**facts, "modes": " ".join(modes)}
+            return remembered(named, self._paces, measure, is_whole=compiling.is_whole)
+
+        try:
+            eager = found_of(("eager",))["seconds"]["eager"]
+            if compiling.hopeless(eager, self.recipe.steps):
+                return "eager"
+            return compiling.chosen(found_of(get_args(Mode)), self.recipe.steps)
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhausted(error):
+                raise
+        compiling.forget()  # half a batch is trained eagerly, if it comes to that
+        return "eager"
 
     @property
     def _paces(self) -> Path | None:

@@ -6,7 +6,7 @@ the loser of a race inserts nothing.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from store.trials import (
     TrialSketch,
     borrowed_blobs,
     insert_lot,
-    lock_free_trials,
+    lock_trials,
     lots_of,
     next_number,
     rests,
@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 RING_AGAIN_S = 30.0  # a lot that waits is told of again
 OPEN = (LotState.WAITING, LotState.RUNNING)
+ASKS_FOR_S = 10.0  # as long a worker without a lot waits for another one that is asking
 SAME_FAILURES = 3  # first trials that all fail alike end the job
 
 
@@ -78,24 +79,33 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
 
     With `take`, one of them is not rung for but returned, for the caller to train.
     """
+    mine: str | None = None
+
+    def ring(lot_id: str) -> None:
+        """As soon as it is committed: the rest may take long, or fail."""
+        nonlocal mine
+        if take and mine is None:
+            mine = lot_id
+        else:
+            context.doorbell.wake("run_lot", lot_id)
+
     try:
         with context.transaction() as session:
             job = session.get(JobRow, job_id, populate_existing=True)
             plan = _settle(context, session, job) if job is not None else None
         if plan is None:
             return None
-        new = promoted(context, job_id, plan.spec, plan.n_places) if plan.resting else []
-        if plan.resting and plan.spent and not new:
+        mine = next(iter(plan.waiting), None) if take else None
+        for lot_id in plan.unheard - {mine}:
+            ring(lot_id)
+        n_promoted = promoted(context, job_id, plan.spec, plan.n_places, ring) if plan.resting else 0
+        if plan.resting and plan.spent and not n_promoted:
             _end_at_rest(context, job_id)
-        if plan.n_new and len(new) < plan.n_places:
-            new += _ask(context, job_id, plan, plan.n_places - len(new))
+        n_places = plan.n_places - n_promoted
+        if plan.n_new and n_places > 0 and not _ask(context, job_id, plan, n_places, ring, wait=take):
+            return advance(context, job_id, take=True) if take and mine is None else mine
     except Conflict as moved:  # by another process, between our reading and our writing: it has done our work
         log.info("%s", moved.detail)
-        return None
-    mine = next(iter((*plan.waiting, *new)), None) if take else None
-    for lot_id in (*plan.waiting, *new):
-        if lot_id != mine and (lot_id in plan.unheard or lot_id in new):
-            context.doorbell.wake("run_lot", lot_id)
     return mine
 
 
@@ -238,7 +248,9 @@ def _free(context: Context, session: Session, job: JobRow) -> None:
     ended = trials_with_blobs(session, job.id)  # before the best: a trial that ends in between is not among them
     kept = _kept(session, job, spec, ended) if ended and job.state != JobState.CANCELLED else set()
     dead_weight = [t.id for t in ended if t.id not in kept or t.resume_blob is not None]
-    for trial in lock_free_trials(session, dead_weight) if dead_weight else ():  # what others free now is left to them
+    # What others free now is left to them while the job goes on, and looked at again by the next one.
+    going = job.state == JobState.RUNNING
+    for trial in lock_trials(session, dead_weight, skip_locked=going) if dead_weight else ():
         columns = ["resume_blob"]
         if trial.id not in kept:
             columns += ["checkpoint_blob", "predictions_blob"]
@@ -262,20 +274,27 @@ def _kept(session: Session, job: JobRow, spec: JobSpec, ended: Sequence[TrialRow
     return kept | {t.id for t in leading(session, job.id, spec)} | seeds_of_one_recipe(ended)
 
 
-def _ask(context: Context, job_id: str, plan: Plan, n_places: int) -> list[str]:
-    """New lots for the free places. None if another process is asking, or has asked since the rows were read: there is
-    one answer for a number, so two that ask at once would do one's work. Whoever waits is told of the other's lots."""
-    new: list[str] = []
+def _ask(
+    context: Context, job_id: str, plan: Plan, n_places: int, ring: Callable[[str], None], *, wait: bool
+) -> bool:  # fmt: skip
+    """New lots for the free places. False if another process has asked since the rows were read, or, unless we `wait`
+    for it, is asking now: there is one answer for a number, so two that ask at once would do one's work."""
     with context.reading() as turn:
-        if lock_name(turn, f"ask {job_id}") and next_number(turn, job_id) == plan.first:
-            number, end = plan.first, plan.first + plan.n_new
-            while number < end and len(new) < n_places:
-                lot_id, n_trials = _insert(context, job_id, plan, number, min(plan.n_each, end - number))
-                if lot_id is None:
-                    break
-                new.append(lot_id)
-                number += n_trials
-    return new
+        if not lock_name(turn, f"ask {job_id}", wait_s=ASKS_FOR_S if wait else 0.0):
+            return False
+        with context.reading() as session:  # as it is now, and not as it was before we waited
+            if next_number(session, job_id) != plan.first:
+                return False
+        number, end = plan.first, plan.first + plan.n_new
+        for _ in range(n_places):
+            if number >= end:
+                break
+            lot_id, n_trials = _insert(context, job_id, plan, number, min(plan.n_each, end - number))
+            if lot_id is None:
+                break
+            ring(lot_id)
+            number += n_trials
+    return True
 
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int, most: int) -> tuple[str | None, int]:

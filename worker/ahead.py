@@ -1,4 +1,4 @@
-"""The data, the source and the teacher of the trial that will be next, brought to this machine while another one trains.
+"""The data, source and teacher of the trial that will be next, brought to this machine while another one trains.
 
 What was asked ahead waits in its row for whichever worker is free first. Here it is only looked at: nothing is claimed,
 and whoever claims it finds them in the cache, or fetches them as ever.

@@ -22,9 +22,9 @@ from worker.wire import Alive, Done, FromChild, Hello, Message, Refused, Wish, W
 
 _PASSED_ON = {
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "HTTPS_PROXY",
-    "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE",
+    "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "CC", "CXX",
 }  # fmt: skip
-_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "PYTORCH_")
+_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_")
 START_S = 300.0  # importing torch from a slow disk takes a while, but not this long
 SILENT_S = 3600.0  # nothing that does not ask whether it should go on takes longer
 OBEYS_WITHIN_S = 60.0  # after a cancel: what it is at is worth nothing any more

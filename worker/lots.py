@@ -110,8 +110,10 @@ def _continue(context: Context, job_id: str) -> Claimed | None:
     if asked is not None:
         return asked  # what follows from the last result is done while this one trains
     new_id = advance(context, job_id, take=not taken_up)
-    new = claim_lot(context, new_id) if new_id is not None else None
-    if new_id is not None and new is None:  # another worker was faster
+    if new_id is None:
+        return None
+    new = claim_lot(context, new_id) or claim_next(context, job_id)
+    if new is None:  # other workers were faster
         advance(context, job_id)
     return new
 

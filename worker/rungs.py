@@ -1,22 +1,25 @@
 """Trials that rest at a rung of the search and go on from there once they are among the best."""
 
+from collections.abc import Callable
+
 from domain.job import JobSpec
 from store.trials import promote
 from worker.context import Context
 from worker.searches import SEARCHES, read_history
 
 
-def promoted(context: Context, job_id: str, spec: JobSpec, most: int) -> list[str]:
-    """The lots of up to `most` trials that may go on by now: WAITING again, the best first."""
+def promoted(context: Context, job_id: str, spec: JobSpec, most: int, ring: Callable[[str], None]) -> int:
+    """Up to `most` trials that may go on by now are WAITING again, the best first; how many. `ring` for their lots."""
     with SEARCHES.of(job_id, spec) as search:
         with context.reading() as session:
             history = read_history(session, job_id, search)
         search.learn(history)
         numbers = search.promotable()[:most]
-    lots = []
+    n = 0
     for number in numbers:
         with context.transaction() as session:
             lot = promote(session, job_id, number)
-            if lot is not None:
-                lots.append(lot.id)
-    return lots
+        if lot is not None:
+            ring(lot.id)
+            n += 1
+    return n

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from models.build import build
 from tests.toys import go, make_order, make_recipe, train
 from transfer import compiling, pace
+from transfer.fit import Fit
 from transfer.setting import Setting
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -27,7 +29,9 @@ def test_a_trial_comes_to_the_same_with_compiled_stages(pack: Path, source: Path
     for mode in ("eager", "compiled"):
         order = make_order(recipe, pack, source, tmp_path / mode, compiling=mode)
         Path(order.scratch).mkdir()
+        counters.clear()
         fits[mode], _ = train(order)
+        assert (counters["stats"]["unique_graphs"] >= 3) == (mode == "compiled"), "a stage each, and none fell back"
         assert fits[mode].outcome("tr_1").state == "COMPLETE", fits[mode].outcome("tr_1").error
         assert fits[mode].outcome("tr_1").facts.get("stages", "eager") == mode
     logits = {}
@@ -82,6 +86,60 @@ def test_what_cannot_be_compiled_stays_eager(monkeypatch: pytest.MonkeyPatch) ->
     found = compiling.measured(net, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), 1, nullcontext)
     assert set(found["seconds"]) == {"eager"}
     assert compiling.chosen(found, 10**6) == "eager"
+
+
+def test_memory_that_is_too_short_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "compile", short)
+    net = build("tiny_smallnet", n_classes=3, seed=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        compiling.measured(net, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), 1, nullcontext)
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "is_asked", "wanted"),
+    [
+        ({}, 400, True, "graphs"),
+        ({"batch_norm": "train"}, 400, True, "graphs"),
+        ({}, 2, False, "eager"),  # nothing that so few steps could pay back
+        ({"schedule": ("linear_probe", {}), "data": {"views": 1}}, 400, False, "eager"),  # computed once
+        ({"feature": ("delta", {})}, 400, False, "eager"),  # looks at convolutions
+        ({"surgery": ("residual_adapter", {})}, 400, False, "eager"),  # built for one trial
+    ],
+)
+def test_an_accelerator_is_asked_where_it_may_pay(
+    given: dict[str, Any], steps: int, is_asked: bool, wanted: str, pack: Path, source: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[dict[str, Any]] = []
+
+    def remembered(facts: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        asked.append(facts)
+        return page(1.0, eager=1.0) if facts["modes"] == "eager" else page(1.0, eager=1.0, compiled=0.5, graphs=0.4)
+
+    recipe = make_recipe(steps=steps, **given)
+    order = make_order(recipe, pack, source, tmp_path)
+    setting = Setting(order, order.trials[0], go)
+    setting.device = torch.device("cuda")
+    monkeypatch.setattr("transfer.setting.remembered", remembered)
+    monkeypatch.setattr("transfer.setting.machine_name", lambda _: "a card")
+    assert setting._mode() == wanted
+    assert any("compiled" in facts["modes"] for facts in asked) == is_asked
+    assert all(facts["batch_norm"] == recipe.batch_norm for facts in asked)
+
+
+def test_a_trial_goes_on_in_the_mode_that_it_began_in(pack: Path, source: Path, tmp_path: Path) -> None:
+    order = make_order(make_recipe(), pack, source, tmp_path)
+    half = Fit(order, stopped=go)
+    next(iter(half))
+    assert half.point()[0]["mode"] == "eager"
+    half.save(tmp_path / "point")
+    forced = make_order(make_recipe(), pack, source, tmp_path, resume=tmp_path / "point", compiling="compiled")
+    rest, _ = train(forced)
+    assert rest.outcome("tr_1").facts["resumed"]
+    assert "stages" not in rest.outcome("tr_1").facts
 
 
 def test_a_cpu_is_not_asked(pack: Path, source: Path, tmp_path: Path) -> None:
