@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torchvision.ops import StochasticDepth
 
 from domain.errors import GraftError
 from models.network import Seen
-from transfer import compiling
+from transfer import compiling, memory
 from transfer.accumulate import gradient
 from transfer.bench import Bench, Drawn, Pools
 from transfer.cadence import evaluation_steps
@@ -303,18 +302,22 @@ class Loop:
         return lambda: data.training_batch(chosen, seed, self.epoch, self.recipe.data)
 
     def _student(self, inputs: Tensor, depth: int) -> Seen:
-        stages = compiling.stages(self.net, self.setting.mode)
-        try:
-            seen = self._looked(inputs, depth, stages)
-        except TorchDynamoException as error:  # the probe's step compiled, this one does not
-            self.setting.mode = "eager"
-            self.bench.remark(f"Stages could not be compiled: {str(error).partition(chr(10))[0]}")
-            seen = self._looked(inputs, depth, {})
+        with self.setting.autocast():
+            seen = self._compiled(inputs, depth) if self.setting.mode != "eager" else None
+            if seen is None:
+                seen = self.net.look(inputs, depth, convs=self.setting.conv_taps)
         return seen._replace(logits=seen.logits.float())
 
-    def _looked(self, inputs: Tensor, depth: int, stages: compiling.Stages) -> Seen:
-        with self.setting.autocast():
-            return self.net.look(inputs, depth, convs=self.setting.conv_taps, stages=stages)
+    def _compiled(self, inputs: Tensor, depth: int) -> Seen | None:
+        """None where these stages, unlike those of the probe's step, cannot be compiled: so it stays."""
+        try:
+            return self.net.look(inputs, depth, stages=compiling.stages(self.net, self.setting.mode))
+        except Exception as error:
+            if memory.is_exhausted(error):
+                raise
+            self.setting.mode = "eager"
+            self.bench.remark(f"Stages could not be compiled: {type(error).__name__}.")
+            return None
 
     def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.setting.task.loss(logits, targets, label_smoothing=self.recipe.data.label_smoothing)

@@ -74,7 +74,8 @@ class Setting:
         weights = trial.source.weights
         self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
         self.precision: Precision = precision or self._precision()
-        self.mode: Mode = mode or self._mode()
+        if mode is not None:
+            self.mode = mode
 
     def _precision(self) -> Precision:
         if self.order.precision != "auto":
@@ -86,8 +87,10 @@ class Setting:
         n_items = min(N_ITEMS, self.recipe.data.batch_size)
         return faster(facts, self._paces, lambda: self._timed(lambda net, x, y: measured(net, x, y, frozen), n_items))
 
-    def _mode(self) -> Mode:
-        """How stages run in training. What is built for one trial alone would be compiled for it alone."""
+    @cached_property
+    def mode(self) -> Mode:
+        """How stages run in training; it may have to be measured. What is built for one trial alone would be compiled
+        for it alone."""
         if self.order.compiling != "auto":
             return self.order.compiling
         alone = self.scratch or any(part.says("rebuild") for part in self.parts)

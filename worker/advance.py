@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -102,8 +102,9 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
         if plan.resting and plan.spent and not n_promoted:
             _end_at_rest(context, job_id)
         n_places = plan.n_places - n_promoted
-        if plan.n_new and n_places > 0 and not _ask(context, job_id, plan, n_places, ring, wait=take):
-            return advance(context, job_id, take=True) if take and mine is None else mine
+        asked = _ask(context, job_id, plan, n_places, ring, wait=take) if plan.n_new and n_places > 0 else "done"
+        if asked == "late" and take and mine is None:
+            return advance(context, job_id, take=True)  # what the other one asked for is to be seen
     except Conflict as moved:  # by another process, between our reading and our writing: it has done our work
         log.info("%s", moved.detail)
     return mine
@@ -276,15 +277,15 @@ def _kept(session: Session, job: JobRow, spec: JobSpec, ended: Sequence[TrialRow
 
 def _ask(
     context: Context, job_id: str, plan: Plan, n_places: int, ring: Callable[[str], None], *, wait: bool
-) -> bool:  # fmt: skip
-    """New lots for the free places. False if another process has asked since the rows were read, or, unless we `wait`
-    for it, is asking now: there is one answer for a number, so two that ask at once would do one's work."""
+) -> Literal["done", "late", "busy"]:  # fmt: skip
+    """New lots for the free places, unless another process has asked since the rows were read ("late"), or is asking
+    ("busy", after a while if we `wait`): there is one answer for a number, so two that ask at once do one's work."""
     with context.reading() as turn:
         if not lock_name(turn, f"ask {job_id}", wait_s=ASKS_FOR_S if wait else 0.0):
-            return False
+            return "busy"
         with context.reading() as session:  # as it is now, and not as it was before we waited
             if next_number(session, job_id) != plan.first:
-                return False
+                return "late"
         number, end = plan.first, plan.first + plan.n_new
         for _ in range(n_places):
             if number >= end:
@@ -294,7 +295,7 @@ def _ask(
                 break
             ring(lot_id)
             number += n_trials
-    return True
+    return "done"
 
 
 def _insert(context: Context, job_id: str, plan: Plan, number: int, most: int) -> tuple[str | None, int]:

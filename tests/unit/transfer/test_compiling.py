@@ -125,7 +125,7 @@ def test_an_accelerator_is_asked_where_it_may_pay(
     setting.device = torch.device("cuda")
     monkeypatch.setattr("transfer.setting.remembered", remembered)
     monkeypatch.setattr("transfer.setting.machine_name", lambda _: "a card")
-    assert setting._mode() == wanted
+    assert setting.mode == wanted
     assert any("compiled" in facts["modes"] for facts in asked) == is_asked
     assert all(facts["batch_norm"] == recipe.batch_norm for facts in asked)
 
@@ -140,6 +140,21 @@ def test_a_trial_goes_on_in_the_mode_that_it_began_in(pack: Path, source: Path, 
     rest, _ = train(forced)
     assert rest.outcome("tr_1").facts["resumed"]
     assert "stages" not in rest.outcome("tr_1").facts
+
+
+@needs_compiler
+def test_stages_that_cannot_be_compiled_in_training_stay_eager(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(compiling, "stages", lambda net, _: dict.fromkeys(net.stage_names, broken))
+    fit, _ = train(make_order(make_recipe(), pack, source, tmp_path, compiling="compiled"))
+    outcome = fit.outcome("tr_1")
+    assert outcome.state == "COMPLETE", outcome.error
+    assert "Stages could not be compiled: RuntimeError." in outcome.facts["remarks"]
+    assert "stages" not in outcome.facts
 
 
 def test_a_cpu_is_not_asked(pack: Path, source: Path, tmp_path: Path) -> None:
