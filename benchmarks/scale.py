@@ -1,10 +1,11 @@
 """Do N workers give N times the trials? Workers whose trials sleep, 1 to 64 of them, over real Redis and Postgres.
 
-One job without end; workers join it, and at every size the trials that end in a while are counted. All of these
-workers share this machine's cores with the database, so beside each rate stands what those cores would allow, had they
-nothing to do but what surrounds a trial, and how many transactions wait for another one's lock at a time: on the job's
-row, where all workers of a job meet, or elsewhere. In a second part the trials are so short that the cores are the
-limit. At the end real workers train real trials, one on one core and two on two.
+One job without end; workers join it. At every size the trials that end in a while are counted, and the share of their
+time is taken that workers are in a trial's sleep: what is left is what surrounds a trial. All of these workers share
+this machine's cores with the database, so beside each rate stands what those cores would allow, had they nothing to do
+but what surrounds a trial, and how many transactions wait for another one's lock at a time: on the job's row, where all
+workers of a job meet, or elsewhere. In a second part the trials are so short that the cores are the limit. At the end
+real workers train real trials, one on one core and two on two.
 """
 
 import os
@@ -27,7 +28,7 @@ from store.settings import Settings
 from store.tables import TrialRow, WorkerRow
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-SLEEP_S, WINDOW_S = 12.0, 36.0
+SLEEP_S, WINDOW_S = 12.0, 24.0
 SHORT_SLEEP_S, SHORT_SIZES = 4.0, (32, 64)
 LOOK_EVERY_S = 0.05
 N_REAL, REAL_STEPS = 16, 1000
@@ -148,17 +149,25 @@ def _await_quiet(engine: Engine) -> None:
 
 def _figures(engine: Engine, size: int, sleep_s: float) -> list[Figure]:
     n_cores = os.cpu_count() or 1
-    cpu_s, began, n_before = _machine_cpu_s(), time.monotonic(), _n_complete(engine)
+    cpu_s, began, n_before, since = _machine_cpu_s(), time.monotonic(), _n_complete(engine), time.time()
     for_job, elsewhere = _waiting(engine)
     n, took, cpu_s = _n_complete(engine) - n_before, time.monotonic() - began, _machine_cpu_s() - cpu_s
     what = f"{size} workers, trials of {sleep_s:g} s"
     columns = {"cpu_ms_per_trial": 1000 * cpu_s / max(1, n), "cores_are_busy": cpu_s / took / n_cores}
     return [
         Figure(f"{what}: trials", n / took, "trials/s", None, columns, bound=n_cores / (cpu_s / max(1, n))),
-        Figure(f"{what}: of {size} times one trial", n / took / (size / sleep_s), "share"),
+        Figure(f"{what}: of {size} times one trial", _slept_s(engine, since, took, sleep_s) / size / took, "share"),
         Figure(f"{what}: transactions that wait for the job's row", for_job, "at a time"),
         Figure(f"{what}: that wait for another lock", elsewhere, "at a time"),
     ]
+
+
+def _slept_s(engine: Engine, since: float, took: float, sleep_s: float) -> float:
+    """Seconds that trials slept between `since` and `took` later, all workers together."""
+    with reading(engine) as session:
+        attrs = session.scalars(select(TrialRow.attrs).where(TrialRow.started_at > since - sleep_s - took))
+        begun = [float(found["first_step_at"]) for found in attrs if "first_step_at" in found]
+    return sum(max(0.0, min(at + sleep_s, since + took) - max(at, since)) for at in begun)
 
 
 def _waiting(engine: Engine) -> tuple[float, float]:
