@@ -12,7 +12,6 @@ Watanabe, Bansal and Hutter, IJCAI 2023, arXiv:2304.10255; conditional dimension
 
 import warnings
 
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,6 +25,8 @@ def importance(study: Study) -> dict[str, float]:
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(trials) < MIN_TRIALS:
         return {}
+    from optuna.importance import PedAnovaImportanceEvaluator  # with it comes scikit-learn, a second of every start
+
     sign = -1 if study.directions[0] == StudyDirection.MAXIMIZE else 1
 
     def lower_is_better(trial: FrozenTrial) -> float:

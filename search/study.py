@@ -143,9 +143,9 @@ class Search:
         rung = self._pruner.rests_at(track, self._tracks.others(number))
         return None if rung is None else rung / GRID
 
-    def promotable(self) -> list[int]:
-        """The trials that rest at a rung and may go on by now, the best first."""
-        return self._pruner.promotable(self._tracks) if isinstance(self._pruner, Rungs) else []
+    def promotable(self, *, last: bool = False) -> list[int]:
+        """Trials that rest at a rung and may go on by now, the best first; `last`: nothing else is left to train."""
+        return self._pruner.promotable(self._tracks, last=last) if isinstance(self._pruner, Rungs) else []
 
     def importance(self) -> dict[str, float]:
         """What each dimension had to do with coming out on top; empty while too few trials are COMPLETE."""

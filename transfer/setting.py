@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from domain.catalogue import BackboneFacts
 from domain.errors import Invalid
 from domain.heads import in_closed_form, n_frozen
 from domain.lot import LotOrder, TeacherFiles, TrialOrder
@@ -19,7 +20,7 @@ from domain.recipe import Recipe
 from intake.packs import Pack, open_pack
 from models.build import build, member
 from models.ensemble import Ensemble
-from models.facts import facts_of, preprocessing_of
+from models.facts import facts_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
 from transfer import compiling
@@ -68,8 +69,8 @@ class Setting:
         self.parts: list[BoundPart] = bind_all(self.recipe)
         self.n_classes = len(order.classes)
         # Layout pays for convolutions (1.6 times on depthwise ones), not for token networks.
-        self.channels_last = _is_convolutional(self.recipe.backbone)
-        self.preprocessing = preprocessing_of(member(self.recipe.backbone))
+        self.channels_last = "conv" in _known(self.recipe.backbone).provides
+        self.preprocessing = _known(self.recipe.backbone).preprocessing
         self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
         weights = trial.source.weights
         self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
@@ -133,12 +134,12 @@ class Setting:
 
     @property
     def _n_frozen(self) -> int:
-        return n_frozen(self.recipe, len(facts_of(member(self.recipe.backbone)).stages))
+        return n_frozen(self.recipe, len(_known(self.recipe.backbone).stages))
 
     @property
     def _computed_once(self) -> bool:
         """Whether all that trains is a head that reads kept looks."""
-        everything = self._n_frozen == len(facts_of(member(self.recipe.backbone)).stages)
+        everything = self._n_frozen == len(_known(self.recipe.backbone).stages)
         return everything and (in_closed_form(self.recipe) or self.task.n_looks(self.recipe.data) > 0)
 
     @property
@@ -323,5 +324,6 @@ def onlooker(net: Net) -> Net:
 
 
 @cache
-def _is_convolutional(backbone: str) -> bool:
-    return "conv" in facts_of(member(backbone)).provides
+def _known(backbone: str) -> BackboneFacts:
+    """Finding them takes a tenth of a second, and every trial asks."""
+    return facts_of(member(backbone))

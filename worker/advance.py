@@ -98,7 +98,9 @@ def advance(context: Context, job_id: str, *, take: bool = False) -> str | None:
         mine = next(iter(plan.waiting), None) if take else None
         for lot_id in plan.unheard - {mine}:
             ring(lot_id)
-        n_promoted = promoted(context, job_id, plan.spec, plan.n_places, ring) if plan.resting else 0
+        n_promoted = (
+            promoted(context, job_id, plan.spec, plan.n_places, ring, last=plan.spent) if plan.resting else 0
+        )  # fmt: skip
         if plan.resting and plan.spent and not n_promoted:
             _end_at_rest(context, job_id)
         n_places = plan.n_places - n_promoted

@@ -159,10 +159,26 @@ def test_a_trial_is_asked_once_at_each_rung() -> None:
     assert study.rests_at(20, level(4.0, 60)[:20], asked=12 / 60) == pytest.approx(20 / 60)
 
 
-def test_two_trials_are_too_few_to_be_divided_by_three() -> None:
-    study = search("halving", past=[complete(0, level(1.0)), running(1), running(2)])
-    assert study.rests_at(1, level(5.0)[:5]) is None
-    assert study.rests_at(2, level(6.0)[:5]) == pytest.approx(20 / 60), "it is the third"
+def test_nobody_passes_the_first_rung_before_three_can_be_compared() -> None:
+    ninth = 7 / 60
+    study = search("halving", past=[running(n) for n in range(1, 4)])
+    assert study.rests_at(1, level(5.0, 60)[:7]) == pytest.approx(ninth)
+    assert study.rests_at(2, level(4.0, 60)[:7]) == pytest.approx(ninth)
+    assert study.rests_at(3, level(3.0, 60)[:7]) is None
+    two = [
+        Past(n, TrialState.PAUSED, VALUES, v, tuple(level(v, 60)[:7]), rung=ninth) for n, v in ((1, 5.0), (2, 4.0))
+    ]  # fmt: skip
+    assert search("halving", past=two).promotable() == []
+    assert search("halving", past=two).promotable(last=True) == [2], "so a search completes a trial, however short"
+
+
+def test_the_first_at_a_later_rung_goes_on_and_the_second_only_if_it_is_better() -> None:
+    """floor(n / 3) of n go on, but one always."""
+    study = search("halving", past=[complete(0, level(1.0)), *(running(n) for n in range(1, 4))])
+    assert study.rests_at(1, level(5.0)[:5]) == pytest.approx(20 / 60)
+    assert study.rests_at(2, level(1.1)[:5]) == pytest.approx(20 / 60), "one of three"
+    assert study.rests_at(3, level(0.9)[:5]) is None
+    assert search("halving", past=[running(1)]).rests_at(1, level(5.0)[:5]) is None
 
 
 def test_a_trial_at_a_rung_is_promoted_once_enough_others_have_come() -> None:
@@ -189,7 +205,7 @@ def test_a_trial_at_a_rung_is_promoted_once_enough_others_have_come() -> None:
 def test_whoever_is_best_at_its_rung_never_waits(pruner: str) -> None:
     """So a search always completes a trial."""
     rng = np.random.default_rng(0)
-    for n in range(2, 30):
+    for n in range(3, 30):
         losses = rng.uniform(size=n)
         rows = [
             Past(k, TrialState.PAUSED, VALUES, v, tuple(level(float(v), 60)[:7]), rung=7 / 60)
@@ -197,7 +213,7 @@ def test_whoever_is_best_at_its_rung_never_waits(pruner: str) -> None:
             if 7 in rungs_of(k) or pruner == "halving"
         ]
         best = min(rows, key=lambda past: past.value or 0.0, default=None)
-        assert best is None or best.number in search(pruner, past=rows).promotable()
+        assert best is None or best.number in search(pruner, past=rows).promotable(last=len(rows) < 3)
 
 
 def test_hyperband_spreads_the_trials_over_its_brackets_as_published() -> None:
