@@ -1,6 +1,7 @@
 """Recipes that train a linear head and nothing else, on what frozen stages make of the pictures: many train at once."""
 
 from domain.recipe import Recipe
+from domain.space import Choice, IntRange, Space
 
 AT_ONCE = 16  # that are asked for, and trained, together: more would learn still less of each other
 # What such recipes may differ in.
@@ -22,6 +23,16 @@ def n_frozen(recipe: Recipe, n_stages: int) -> int:
     if schedule is None or schedule.name not in ("freeze", "linear_probe"):
         return 0
     return n_stages if in_closed_form(recipe) else min(n_stages, int(schedule.params.get("depth", 0)))
+
+
+def cuts(space: Space) -> tuple[int, ...]:
+    """After how many stages `schedule.freeze` may cut a network in this space."""
+    path = "schedule.freeze.depth"
+    searched = next((d.range for d in space.dimensions if d.path == path), None)
+    if isinstance(searched, IntRange):
+        return tuple(range(searched.low, searched.high + 1))
+    options = searched.options if isinstance(searched, Choice) else [space.fixed[path]] if path in space.fixed else []
+    return tuple(sorted(int(depth) for depth in options))
 
 
 def head_key(recipe: Recipe, n_stages: int) -> str | None:

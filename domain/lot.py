@@ -55,6 +55,7 @@ class LotOrder(Frozen):
     classes: tuple[str, ...]
     scratch: str  # folder for the files of this lot; emptied by the parent
     activations: str | None = None  # folder that the workers of this machine share, of this workspace alone
+    cuts: tuple[int, ...] = ()  # after how many stages trials of the job may freeze their networks
     device: str = "cpu"
     precision: Precision = "float32"
     compiling: Compiling = "auto"

@@ -79,20 +79,13 @@ class Network(nn.Module):
         """Features (B, D), the input of the head."""
         return self.prefix(x, self.n_stages)
 
-    def run(self, x: Tensor, upto: str | None = None, start_at: str | None = None) -> Tensor:
-        """The output of stage `upto` (last by default), fed at stage `start_at` (first by default); no pooling."""
-        first = 0 if start_at is None else self.stage_names.index(start_at)
-        last = self.n_stages if upto is None else self.stage_names.index(upto) + 1
-        for name in self.stage_names[first:last]:
-            x = self.get_submodule(name)(x)
-        return x
-
-    def prefix(self, x: Tensor, n_stages: int) -> Tensor:
-        """What lies after the first `n_stages` stages: 0 is `x` itself, all of them the pooled features (B, D)."""
+    def prefix(self, x: Tensor, n_stages: int, *, begin: int = 0) -> Tensor:
+        """What lies after the first `n_stages` stages: 0 is `x` itself, all of them the pooled features (B, D). `x` is
+        what lies after the first `begin` of them."""
         self._check_depth(n_stages)
-        if n_stages:
-            x = self.run(x, upto=self.stage_names[n_stages - 1])
-        return pool(x) if n_stages == self.n_stages else x
+        for name in self.stage_names[begin:n_stages]:
+            x = self.get_submodule(name)(x)
+        return pool(x) if begin < n_stages == self.n_stages else x
 
     def suffix(self, activation: Tensor, n_stages: int) -> Tensor:
         """Logits from what `prefix(x, n_stages)` returned."""

@@ -77,6 +77,7 @@ class Bench:
         self.remarks: list[str] = []
         self.previous: Network | None = None  # the teacher of a phase that learns from the one before
         self.n_beginnings = 0  # how often a phase began again from the start
+        self.borrowed_s = 0.0  # of other trials' time that belongs to this one; below 0: of its time, to others
         self.n_splits = 1  # parts that a batch is taken in, where memory is short
         self._worked_on: set[str] = set()
         self.net.eval()

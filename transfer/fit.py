@@ -156,6 +156,9 @@ class _Trial:
         now = time.perf_counter()
         self.cost_s += now - self._mark
         self._mark = now
+        if self.run is not None:
+            self.cost_s += self.run.bench.borrowed_s
+            self.run.bench.borrowed_s = 0.0
 
     # --- folds
 

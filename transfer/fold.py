@@ -18,7 +18,7 @@ from transfer.checkpoint import join_members
 from transfer.closed_form import logits_of, solve_path
 from transfer.loop import Loop
 from transfer.phase import Outcome, Phase, Plan, covers
-from transfer.prefix import Prefix, open_prefix
+from transfer.prefix import Kept, Prefix
 from transfer.resume import below
 from transfer.setting import Setting
 
@@ -190,9 +190,12 @@ class FoldRun:
         self.bench.ask()
         self._begin(phase)
         depth = self.net.n_stages
-        prefix = open_prefix(self.setting, depth, untouched=not self.bench.touched(depth))
+        kept = Kept(self.setting, self.net, depth, untouched=not self.bench.touched(depth), looks=False)
+        prefix = kept.prefix(None)
         self.net.eval()
-        if not prefix.fill(self.setting, self.net, np.concatenate([self.bench.train, self.bench.val])):
+        # What other trials cut before is of use to all of them on val; train they may show in looks of their own.
+        there = len(self.bench.val) == 0 or kept.filled(None, self.bench.val) is not None
+        if not (there and prefix.fill(self.setting, self.net, self.bench.train)):
             raise Invalid("features_too_large", "the features of this dataset do not fit into memory")
         answers = solve_path(self._features(prefix, self.bench.train), self.bench.train_labels, self.setting.n_classes)
         value, terms, choice = None, {}, self.choice

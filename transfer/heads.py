@@ -15,6 +15,7 @@ would have ended by itself, up to the order of summation. Kernels alone decay un
 of a penalty reaches a new head.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from models.network import HEAD, new_head
 from transfer import memory
 from transfer.loop import Loop, Snapshot
 from transfer.parts import BoundPart, bind_all
+from transfer.prefix import Kept
 from transfer.setting import seed_of
 from transfer.warm import Shelf
 
@@ -50,12 +52,21 @@ class Head(NamedTuple):
     penalty: str | None  # name of the term
 
 
-def _n_bytes(runs: dict[str, list[Snapshot]]) -> int:
-    tensors = (t for run in runs.values() for s in run for t in (*s.weights.values(), *s.velocity.values()))
-    return sum(t.numel() * t.element_size() for t in tensors)
+class Runs(NamedTuple):
+    """What became of heads that were trained together. Each bears its part of the time once it reads this: what is read
+    by nobody, for the lot went to another worker, is in no trial's cost."""
+
+    snapshots: dict[str, list[Snapshot]]  # by trial; none where there was no room for all of them at once
+    by: str  # the trial in whose time they were trained
+    seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        found = (t for run in self.snapshots.values() for s in run for t in (*s.weights.values(), *s.velocity.values()))
+        return sum(t.numel() * t.element_size() for t in found)
 
 
-RUNS: Shelf[dict[str, list[Snapshot]]] = Shelf(MAX_BYTES, _n_bytes)
+RUNS: Shelf[Runs] = Shelf(MAX_BYTES, lambda runs: runs.n_bytes)
 
 
 def train(loop: Loop) -> Iterator[None]:
@@ -83,7 +94,11 @@ def together(loop: Loop) -> list[Snapshot] | None:
     if not beside_others or not _fits(loop, len(peers)):
         return None
     lot = (setting.order.lot_id, setting.order.fence, loop.bench.fold, setting.start_key, setting.pack_key, key)
-    return RUNS.get(lot, lambda: _train(loop, peers)).get(setting.trial.trial_id)
+    own = setting.trial.trial_id
+    runs = RUNS.get(lot, lambda: _train(loop, peers))
+    if runs.snapshots:  # each bears its part of what all of them took
+        loop.bench.borrowed_s += runs.seconds / len(peers) - (runs.seconds if runs.by == own else 0.0)
+    return runs.snapshots.get(own)
 
 
 def _fits(loop: Loop, n_heads: int) -> bool:
@@ -96,9 +111,9 @@ def _fits(loop: Loop, n_heads: int) -> bool:
 
 def _trains_a_head(loop: Loop) -> bool:
     """Whether this phase is the first, and plain descent on a linear head above kept looks."""
-    phase = loop.phase
+    phase, kept = loop.phase, loop.kept
     return (
-        loop.step == loop.index == 0 and loop.keeps_looks and loop.depth == loop.net.n_stages
+        loop.step == loop.index == 0 and kept is not None and kept.looks and kept.depth == loop.net.n_stages
         and set(loop.weights) == set(NAMES) and not loop.bench.rates
         and phase.patience is None and not phase.terms and not phase.optimizer
         and loop.setting.precision == "float32"
@@ -137,20 +152,21 @@ class _Gone(Exception):
     """Features that were kept are not there any more."""
 
 
-def _train(loop: Loop, heads: Sequence[Head]) -> dict[str, list[Snapshot]]:
-    """Every head's snapshots; nothing where there is no room for all of them at once: then each is trained alone."""
+def _train(loop: Loop, heads: Sequence[Head]) -> Runs:
+    """Every head's snapshots; none where there is no room for all of them at once: then each is trained alone."""
+    began, by = time.perf_counter(), loop.setting.trial.trial_id
     found: dict[str, list[Snapshot]] = {head.trial_id: [] for head in heads}
     try:
         for snapshots in _steps(loop, heads):
             for head, snapshot in zip(heads, snapshots, strict=True):
                 found[head.trial_id].append(snapshot)
     except _Gone:
-        return {}
+        found = {}
     except (RuntimeError, MemoryError) as error:
         if not memory.is_exhausted(error):
             raise
-        return {}
-    return found
+        found = {}
+    return Runs(found, by, time.perf_counter() - began)
 
 
 def _steps(loop: Loop, heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
@@ -171,7 +187,7 @@ def _steps(loop: Loop, heads: Sequence[Head]) -> Iterator[list[Snapshot]]:
     clip = column([h.recipe.optimizer.grad_clip or float("inf") for h in heads])
     smoothing = column([h.recipe.data.label_smoothing for h in heads])
     rates, classes = _rates(loop, heads).to(device), torch.arange(n_classes, device=device)[:, None]
-    features, labels = _Features(loop), torch.from_numpy(loop.bench.train_labels).to(device)
+    features, labels = _Features(loop.kept), torch.from_numpy(loop.bench.train_labels).to(device)
     task, penalty = torch.zeros(len(heads), device=device), torch.zeros(len(heads), device=device)
     for step in range(loop.n_steps):
         epoch, batch = divmod(step, n_batches)
@@ -243,16 +259,16 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.
 class _Features:
     """Features of the training items in every look, one table: look after look, item after item."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, kept: Kept | None) -> None:
+        self._kept = kept
         self._first: dict[int | None, int] = {}
-        self._n = len(loop.bench.train)
         self.table = torch.empty(0)
 
     def rows(self, loop: Loop, head: Head, epoch: int) -> Tensor:
         """Where the look that a head has in an epoch begins."""
         view = loop.setting.task.view_of(head.seed, epoch, head.recipe.data)
         if view not in self._first:
-            prefix = loop.filled(view, loop.bench.train)
+            prefix = None if self._kept is None else self._kept.filled(view, loop.bench.train)
             if prefix is None:
                 raise _Gone
             self._first[view] = len(self.table)

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
+from torch import Tensor
 
 from domain.errors import GraftError
 from models.network import Seen
@@ -23,16 +22,15 @@ from transfer import compiling, memory
 from transfer.accumulate import gradient
 from transfer.bench import Bench, Drawn, Pools
 from transfer.cadence import evaluation_steps
-from transfer.optimizers import OPTIMIZERS, Group, Optimizer
 from transfer.parts import BoundPart
-from transfer.phase import OptimizerSpec, Phase, covers
+from transfer.phase import Phase
 from transfer.prefetch import Views
-from transfer.prefix import Kept, Prefix, pays
+from transfer.prefix import Kept, pays
 from transfer.resume import below
-from transfer.step import PartState, Step, View, Weights, swapped
+from transfer.step import PartState, Step, View, swapped
+from transfer.trainee import Trainee
 from transfer.views import Items
 
-RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, StochasticDepth)
 CHECK_EVERY_ON_DEVICE = 20  # steps between looks at the loss where a look waits for the device
 
 
@@ -75,11 +73,9 @@ class Loop:
         self._drawn, self._opened = Drawn(bench.train), False  # the items of the present epoch, and if it has any yet
         self._views = Views(self.setting, self.seed)
         self._draw_state: dict[str, Tensor] = {}
-        self._set_trainable()
-        self.optimizer = self._make_optimizer()
-        if not self.optimizer.decoupled:
-            self.weights.momentum = {name: g.momentum for g in self.optimizer.groups for name in g.names}
-        self._choose_prefix()
+        self.trainee = Trainee(bench, phase)
+        self.weights, self.optimizer = self.trainee.weights, self.trainee.optimizer()
+        self.kept = self._keep()  # what is read instead of computed
         self.chosen = frozenset(evaluation_steps(
             n_steps, batch_size=self.recipe.data.batch_size, n_train=len(bench.train), n_val=len(bench.val),
             n_fits=self.setting.n_fits,
@@ -88,109 +84,25 @@ class Loop:
 
     # --- set-up
 
-    def _set_trainable(self) -> None:
-        def trains(name: str) -> bool:
-            return covers(self.phase.trainable, name) and not covers(self.bench.frozen, name)
-
-        norms = {
-            name: module for name, module in self.net.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        }  # fmt: skip
-        # Which batch norms only look at the running statistics: those that are not trained, and by the recipe's mode
-        # those that came from the source. What has no start has no statistics worth keeping.
-        new, mode = self.bench.new, self.recipe.batch_norm
-        frozen = {name for name in norms if not trains(name)}
-        held = {name for name in norms if mode != "train" and not covers(new, name)}
-        self._still_norms = [norms[name] for name in frozen | held]
-        still_affine = held if mode == "frozen" else set()
-        self.tensors_of_net: dict[str, Tensor] = {}
-        for name, weight in self.net.named_parameters():
-            wanted = trains(name) and name.rpartition(".")[0] not in still_affine
-            weight.requires_grad_(wanted)
-            weight.grad = None
-            if wanted:
-                self.tensors_of_net[name] = weight
-        self._still_units = [
-            module for unit, module in self.net.named_children()
-            if not any(covers((unit,), name) for name in self.tensors_of_net)
-        ]  # fmt: skip
-        self._train_mode()
-        moving = {
-            name: buffer for name, buffer in self.net.named_buffers()
-            if buffer.is_floating_point() and name.rpartition(".")[0] in norms.keys() - frozen - held
-        }  # fmt: skip
-        self.weights = Weights(
-            self.tensors_of_net, self.bench.start, buffers=moving,
-            decoupled=OPTIMIZERS[self.recipe.optimizer.name].decoupled, prepared=self.bench.prepared,
-        )  # fmt: skip
-        self._random_layers = any(
-            (isinstance(module, RANDOM_LAYERS) and module.p > 0) or getattr(module, "draws_at_random", False)
-            for module in self.net.modules() if module.training
-        )  # fmt: skip
-
-    def _train_mode(self) -> None:
-        self.net.train()
-        for module in (*self._still_units, *self._still_norms):
-            module.eval()
-
-    def _make_optimizer(self) -> Optimizer:
-        """One group per stage, the head's own, and one per part of the net that the phase names."""
-        given, stages = self.recipe.optimizer, self.net.stage_names
-        # What surgery gives a rate of its own keeps it; of prefixes within one another the longest holds.
-        specs = {**self.phase.optimizer, **{name: OptimizerSpec(lr=lr) for name, lr in self.bench.rates.items()}}
-        groups: dict[tuple[str, float, float], list[str]] = {}
-        for name in self.weights:
-            unit = name.partition(".")[0]
-            lr, momentum = given.lr_head, given.momentum
-            if unit in stages and not covers(self.bench.new, name):
-                lr *= given.inner_ratio * given.stage_decay ** (len(stages) - 1 - stages.index(unit))
-            special = max((p for p in specs if covers((p,), name)), key=len, default=None)
-            if special is not None:
-                spec = specs[special]
-                lr = given.lr_head if spec.lr is None else spec.lr
-                momentum = given.momentum if spec.momentum is None else spec.momentum
-            groups.setdefault((special or unit, lr, momentum), []).append(name)
-        return OPTIMIZERS[given.name](
-            self.weights, [Group(tuple(n), lr, momentum) for (_, lr, momentum), n in groups.items()],
-            grad_clip=given.grad_clip,
-        )  # fmt: skip
-
-    def _choose_prefix(self) -> None:
-        """Keep the activations of the frozen stages where they cannot change, and where it pays."""
-        units = [any(covers((s,), name) for name in self.weights) for s in self.net.stage_names]
-        self.depth = units.index(True) if True in units else len(units)
-        self.kept: Kept | None = None  # what is read instead of computed: val, and
-        self._shown: Prefix | None = None  # this epoch's looks, where they are kept too
-        self.keeps_looks = False
-        if self.depth == 0 or self._wants_input_gradient or self._needs_taps or self.bench.whole:
-            return
-        kept = Kept(self.setting, self.net, self.depth, untouched=not self.bench.touched(self.depth))
+    def _keep(self) -> Kept | None:
+        """The activations of the frozen stages, where they cannot change: of val, and of the phase's own looks where
+        that pays."""
+        depth, setting = self.trainee.depth, self.setting
+        if depth == 0 or self._wants_input_gradient or self._needs_taps or self.bench.whole:
+            return None
         # Who looks at the inputs themselves needs them: teachers, a previous generation among them, and source heads.
         looks_back = self.phase.teacher == "previous" or any(
             part.needs & {"teacher", "source_head"} for part in self.bench.parts
             if part.slot != "regularizer"  # a penalty looks at weights alone
         )  # fmt: skip
-        n_looks = 0 if self._mixup or looks_back else self.setting.task.n_looks(self.recipe.data)
-        if self._fill(kept, None, self.bench.val if len(self.bench.val) else self.bench.train[:1]) is not None:
-            n_shown = self.n_steps * self.recipe.data.batch_size
-            self.kept = kept
-            self.keeps_looks = pays(self.setting, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks)
-
-    def filled(self, view: int | None, items: Items) -> Prefix | None:
-        """Kept activations of a look at `items`; None if this phase keeps none."""
-        return None if self.kept is None else self._fill(self.kept, view, items)
-
-    def _fill(self, kept: Kept, view: int | None, items: Items) -> Prefix | None:
-        self.net.eval()
-        found = kept.filled(view, items)
-        self._train_mode()
-        return found
-
-    def _show(self) -> None:
-        """Have the looks of this epoch's items ready, where they are kept."""
-        if self.keeps_looks:
-            view = self.setting.task.view_of(self.seed, self.epoch, self.recipe.data)
-            self._shown = self.filled(view, self._drawn.items)
+        n_looks = 0 if self._mixup or looks_back else setting.task.n_looks(self.recipe.data)
+        n_shown = self.n_steps * self.recipe.data.batch_size
+        kept = Kept(
+            setting, self.net, depth, untouched=not self.bench.touched(depth),
+            looks=pays(setting, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks),
+        )  # fmt: skip
+        readable = kept.filled(None, self.bench.val if len(self.bench.val) else self.bench.train[:1])
+        return None if readable is None else kept
 
     @property
     def _mixup(self) -> float:
@@ -256,7 +168,7 @@ class Loop:
         batch = slice(self.batch * size, min((self.batch + 1) * size, len(self._drawn.items)))
         terms = gradient(
             self.bench, batch, lambda part: self._total(self._step(part)), self.weights.values(),
-            seed=(self.seed + self.step) & (2**63 - 1) if self._random_layers else None,
+            seed=(self.seed + self.step) & (2**63 - 1) if self.trainee.draws else None,
         )  # fmt: skip
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -267,8 +179,8 @@ class Loop:
         problem, size = self.setting.problem, self.recipe.data.batch_size
         window = window or slice(self.batch * size, (self.batch + 1) * size)
         items = self._drawn.items[window]
-        if self._shown is not None:
-            inputs, depth = self._shown.read(items), self.depth
+        if self.kept is not None and self.kept.shown is not None:
+            inputs, depth = self.kept.shown.read(items), self.kept.depth
         else:
             inputs, depth = self._views.take(items, self.epoch, self._coming(window)), 0
         targets = problem.targets(items)
@@ -352,6 +264,11 @@ class Loop:
             self._drawn = self._draw.call("draw", self._pools(), outcome, rng)
         self._show()
 
+    def _show(self) -> None:
+        """Have the looks of this epoch's items ready, where they are kept."""
+        if self.kept is not None and self.kept.looks:
+            self.kept.show(self.setting.task.view_of(self.seed, self.epoch, self.recipe.data), self._drawn.items)
+
     @property
     def _n_batches(self) -> int:
         # What is left over at the end of an epoch is dropped: a batch of two spoils batch norm. It comes again.
@@ -386,21 +303,21 @@ class Loop:
 
     def predict(self, items: Items) -> NDArray[np.float32]:
         """Logits (N, C), in eval mode, averaged weights in place of the live ones where a part keeps an average."""
-        return self._predict(items, None if self.kept is None else self.kept.prefix(None))
+        return self._predict(items, self.kept)
 
-    def _predict(self, items: Items, prefix: Prefix | None) -> NDArray[np.float32]:
+    def _predict(self, items: Items, kept: Kept | None) -> NDArray[np.float32]:
         found = []
         self.net.eval()
         with self.averaged(), torch.inference_mode(), self.setting.autocast():
             for at in range(0, len(items), 64):
                 self.setting.ask_midway()
                 chunk = items[at : at + 64]
-                if prefix is not None:
-                    logits = self.net.suffix(prefix.read(chunk), self.depth)
+                if kept is not None:
+                    logits = self.net.suffix(kept.prefix(None).read(chunk), kept.depth)
                 else:
                     logits = self.net(self.setting.problem.evaluation_inputs(chunk))
                 found.append(logits.float())
-        self._train_mode()
+        self.trainee.train_mode()
         predictions: NDArray[np.float32] = torch.cat(found).cpu().numpy()
         if not np.isfinite(predictions).all():
             raise Diverged(

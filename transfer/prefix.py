@@ -8,7 +8,7 @@ trials, and, where the order names a folder, by all processes of the machine and
 
 import hashlib
 import json
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,12 @@ from transfer.warm import Shelf, file_key
 FORMAT = 1
 MAX_BYTES = 1 << 30  # in memory
 MAX_SHARED_BYTES = 8 << 30  # on disk
+MAX_PASSED_BYTES = 1 << 30  # on disk, of all that a trial keeps for others alone: it may be wanted, or not
 MARGIN = 1.3  # by which keeping must win
 SHARED_BY = 4  # trials, by a cautious guess
+
+
+Above = Callable[[int | None], Sequence["Prefix"]]
 
 
 class Prefix:
@@ -37,7 +41,7 @@ class Prefix:
     """
 
     def __init__(self, setting: Setting, depth: int, *, view: int | None = None, folder: Path | None = None) -> None:
-        self._depth, self._view = depth, view
+        self.depth, self._view = depth, view
         split = np.asarray(setting.pack.split)
         kept = np.flatnonzero(split != TEST)
         # Where val is val for all trials its items stand together: phases that read those alone compute few others.
@@ -49,17 +53,26 @@ class Prefix:
         self._folder = None if folder is None else folder / _name(self._facts)
         self._store = None if self._folder is None else opened(self._folder, self._facts, len(self._rows))
         self.too_large = False
+        n_looks = 1 if view is None else 1 + setting.recipe.data.views
+        self._most_passed = MAX_PASSED_BYTES // (n_looks * max(1, len(setting.order.cuts)))
+        self._refused = False  # as too large to be kept for others
 
     @property
     def n_bytes(self) -> int:
         return 0 if self._store is None else self._store.n_bytes
 
-    def fill(self, setting: Setting, net: Network, items: Items) -> bool:
-        """Make `items` readable; False if the activations of this pack are too large to keep."""
-        for chunk in self._missing(items):
+    def fill(self, setting: Setting, net: Network, items: Items, above: "Above | None" = None) -> bool:
+        """Make `items` readable; False if the activations of this pack are too large to keep.
+
+        `above` finds activations of the same look after fewer stages: work begins at the deepest that are there, and
+        those that it passes are kept too.
+        """
+        missing = self._missing(items)
+        cuts = above(self._view) if above is not None and missing else ()
+        for chunk in missing:
             setting.ask_midway()
             if not self.too_large:
-                self._extract(setting, net, chunk)
+                self._extract(setting, net, chunk, cuts)
         return not self.too_large
 
     def read(self, items: Items) -> Tensor:
@@ -71,29 +84,43 @@ class Prefix:
 
     def _missing(self, items: Items) -> list[int]:
         chunks = np.unique(self._row_of[items] // CHUNK).tolist()
-        return [chunk for chunk in chunks if self._store is None or not self._store.has(chunk)]
+        return [chunk for chunk in chunks if not self._has(chunk)]
+
+    def _has(self, chunk: int) -> bool:
+        return self._store is not None and self._store.has(chunk)
 
     @torch.no_grad()
-    def _extract(self, setting: Setting, net: Network, chunk: int) -> None:
+    def _extract(self, setting: Setting, net: Network, chunk: int, above: Sequence["Prefix"]) -> None:
         rows = self._rows[chunk * CHUNK : (chunk + 1) * CHUNK]
+        begin = next((prefix for prefix in reversed(above) if prefix._has(chunk)), None)
+        found, at = (_looks(setting, rows, self._view), 0) if begin is None else (begin.read(rows), begin.depth)
         with setting.autocast():
-            found = net.prefix(_looks(setting, rows, self._view), self._depth)
+            for passed in above:
+                if passed.depth > at:
+                    found, at = net.prefix(found, passed.depth, begin=at), passed.depth
+                    passed._put(chunk, found, passing=True)
+            found = net.prefix(found, self.depth, begin=at)
+        self.too_large = not self._put(chunk, found)
+
+    def _put(self, chunk: int, found: Tensor, *, passing: bool = False) -> bool:
+        """Whether there is room for such activations of all rows; those that are passed may take little, of disk."""
         if self._maps_last and found.ndim == 4:
             found = found.movedim(1, -1)  # rows of a channels-last batch are then plain rows of the store
-        if self._store is None:
-            self._store = self._made(found)
-        if self._store is None:
-            self.too_large = True
-            return
-        self._store.put(chunk, found)
+        if self._store is None and not (passing and self._refused):
+            self._store = self._made(found, passing=passing)
+            self._refused = self._store is None
+        if self._store is not None:
+            self._store.put(chunk, found)
+        return self._store is not None
 
-    def _made(self, like: Tensor) -> Activations | None:
+    def _made(self, like: Tensor, *, passing: bool) -> Activations | None:
         n_bytes = len(self._rows) * like[0].numel() * like.element_size()
-        if self._folder is not None and like.device.type == "cpu" and n_bytes <= MAX_SHARED_BYTES:
+        most_bytes = self._most_passed if passing else MAX_SHARED_BYTES
+        if self._folder is not None and like.device.type == "cpu" and n_bytes <= most_bytes:
             shared = created(self._folder, self._facts, len(self._rows), like)
             if shared is not None:
                 return shared
-        return in_memory(len(self._rows), like) if n_bytes <= MAX_BYTES else None
+        return in_memory(len(self._rows), like) if n_bytes <= MAX_BYTES and not passing else None
 
 
 SHARED: Shelf[Prefix] = Shelf(2 * MAX_BYTES, lambda prefix: prefix.n_bytes)
@@ -102,7 +129,7 @@ DIGESTS: Shelf[str] = Shelf(16)
 
 def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | None = None) -> Prefix:
     """The activations after `depth` stages: shared ones if the stages are the source's as loaded."""
-    if not untouched or setting.start_key is None or any(part.says("rebuild") for part in setting.parts):
+    if not untouched or not _is_shared(setting):
         return Prefix(setting, depth, view=view)
     data = setting.recipe.data
     looks = None if view is None else (view, data.augmentation, data.flip)
@@ -113,22 +140,43 @@ def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | No
     return SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
 
 
+def _is_shared(setting: Setting) -> bool:
+    """Whether stages that nothing has trained are the same in other trials."""
+    return setting.start_key is not None and not any(part.says("rebuild") for part in setting.parts)
+
+
 class Kept:
-    """What the first `depth` stages of a network make of the pictures, one `Prefix` for every look."""
+    """What the first `depth` stages of a network, which a phase does not train, make of the pictures: one `Prefix` for
+    every look. `looks` says whether the phase's own looks are read too, and `shown` are those of the present epoch."""
 
-    def __init__(self, setting: Setting, net: Network, depth: int, *, untouched: bool) -> None:
-        self._setting, self._net, self._depth, self._untouched = setting, net, depth, untouched
-        self._of_view: dict[int | None, Prefix] = {}
+    def __init__(self, setting: Setting, net: Network, depth: int, *, untouched: bool, looks: bool) -> None:
+        self.depth, self.looks = depth, looks
+        self.shown: Prefix | None = None
+        self._setting, self._net, self._untouched = setting, net, untouched
+        self._prefixes: dict[tuple[int, int | None], Prefix] = {}
 
-    def prefix(self, view: int | None) -> Prefix:
-        if view not in self._of_view:
-            self._of_view[view] = open_prefix(self._setting, self._depth, untouched=self._untouched, view=view)
-        return self._of_view[view]
+    def prefix(self, view: int | None, depth: int | None = None) -> Prefix:
+        key = depth or self.depth, view
+        if key not in self._prefixes:
+            self._prefixes[key] = open_prefix(self._setting, key[0], untouched=self._untouched, view=view)
+        return self._prefixes[key]
 
     def filled(self, view: int | None, items: Items) -> Prefix | None:
-        """The activations of `view`, `items` readable among them; None if they are too large to keep."""
+        """The activations of `view`, `items` readable among them; None if they are too large to keep. Other trials of
+        the job may read those after fewer stages."""
         prefix = self.prefix(view)
-        return prefix if prefix.fill(self._setting, self._net, items) else None
+        return prefix if prefix.fill(self._setting, self._net, items, self._above) else None
+
+    def _above(self, view: int | None) -> list[Prefix]:
+        """Where other trials of the job cut before this one, the shallowest first; in files, or not at all."""
+        order = self._setting.order
+        if order.activations is None or not (self._untouched and _is_shared(self._setting)):
+            return []
+        return [self.prefix(view, cut) for cut in order.cuts if 0 < cut < self.depth]
+
+    def show(self, view: int | None, items: Items) -> None:
+        """An epoch of these looks begins."""
+        self.shown = self.filled(view, items)
 
 
 def pays(setting: Setting, *, n_shown: int, n_items: int, n_looks: int) -> bool:

@@ -56,16 +56,22 @@ def is_late(session: Session, job: JobRow, spec: JobSpec) -> bool:
 
 def attempts_of(trials: list[TrialSketch]) -> list[Attempt]:
     """The trials that were ranked, in the order in which they ended, or came to rest at a rung."""
+    # Before any has come to its end, those that rest wait for company, and are not in vain.
+    has_one = any(t.state == TrialState.COMPLETE and _is_searched(t) for t in trials)
     resting = [((t.rested_at, t.number), t) for t in trials if t.state == TrialState.PAUSED and t.rested_at is not None]
     ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    placed = [*resting, *(((t.finished_at or 0.0, t.number), t) for t in ended)]
+    placed = [*(resting if has_one else []), *(((t.finished_at or 0.0, t.number), t) for t in ended)]
     return [
         Attempt(
-            searched=t.anchor is None and t.origin not in (REPEATED, CHEAP),
+            searched=_is_searched(t),
             value=t.value if t.state == TrialState.COMPLETE and t.anchor != TEACHER else None,
         )
         for _, t in sorted(placed, key=lambda entry: entry[0])
     ]
+
+
+def _is_searched(trial: TrialSketch) -> bool:
+    return trial.anchor is None and trial.origin not in (REPEATED, CHEAP)
 
 
 def _until_s(job: JobRow, spec: JobSpec) -> float:

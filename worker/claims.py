@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from domain.choice import to_measure
 from domain.fidelity import CHEAP
+from domain.heads import cuts
 from domain.job import JobSpec
 from domain.lot import LotOrder, TrialOrder
 from domain.recipe import Recipe
@@ -111,7 +112,7 @@ def lot_order(context: Context, claimed: Claimed, scratch: Path) -> LotOrder:
     return LotOrder(
         lot_id=claimed.lot_id, fence=claimed.fence, trials=tuple(trials), objective=claimed.spec.objective,
         n_folds=claimed.spec.n_folds, classes=claimed.classes, scratch=str(scratch),
-        activations=str(context.cache / claimed.workspace_id / "activations"),
+        activations=str(context.cache / claimed.workspace_id / "activations"), cuts=cuts(claimed.spec.space),
         device=str(facts["device"]), precision=precision_of(facts), n_threads=int(facts["n_threads"]),
         compiling=context.settings.compiling, prefetch=prefetches(facts), paces=str(context.cache / "paces"),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from domain.default_space import anchors, at_defaults, fit_to_time
 from domain.errors import GraftError
 from domain.estimate import Rehearsed
 from domain.job import JobSpec
+from domain.rungs import ETA, GRID, RUNGS
 from domain.screening import screened
 from domain.space import Choice
 from domain.teaching import TEACHER, fixed_trials, teacher_in_time
@@ -185,6 +186,8 @@ def _check_time(spec: JobSpec, told: Mapping[str, Any]) -> None:
         return
     cheap = spec.anchors and spec.sources[0].kind != "scratch"
     first_s, what = (told["linear_probe_s"], "the linear probe") if cheap else (told["s_per_trial"], "one trial")
+    if not cheap and _has_rungs(spec):  # the first to go beyond its first rung waits there for company
+        first_s *= 1 + (ETA - 1) * RUNGS[0] / GRID
     least_s = first_s + told["finish_s"] / estimate.MARGIN
     if wall_s < least_s:
         detail = (

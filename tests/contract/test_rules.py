@@ -198,7 +198,7 @@ def test_source_and_teacher_stay_in_eval_mode_and_without_gradient(name: str, wo
     watched = [bench.setting.source, *bench.setting.teachers, bench.previous]
     before = [{n: t.clone() for n, t in net.state_dict().items()} for net in watched if net is not None]
     loop.net.train()
-    loop._train_mode()
+    loop.trainee.train_mode()
     for _ in range(2):
         loop._train_step(0.0)
     for net, state in zip(watched, before, strict=True):

@@ -53,6 +53,20 @@ def test_a_job_from_scratch_ends_with_an_account(client: Client, source_job: str
     assert job.estimate["s_per_trial"] > 0
 
 
+def test_what_frozen_stages_make_of_val_is_kept_wherever_the_job_may_cut(
+    service: Installation, client: Client, source_job: str, tmp_path: Path
+) -> None:
+    """One trial, a linear probe: on its way through all stages it passes the cuts of the others."""
+    archive = write_digits(tmp_path / "c.zip", [5, 6, 7], per_class=40)
+    dataset = client.datasets.wait(client.datasets.upload(archive).id, timeout_s=900)
+    space = {**QUICK_SPACE, "schedule": "freeze", "schedule.freeze.depth": {"low": 1, "high": 2}}
+    job = client.jobs.submit(dataset.id, sources=[source_job], trials=1, n_folds=1, space=space, seed=3)
+    done = client.jobs.wait(job.id, timeout_s=900)
+    assert done.state == "COMPLETE", done.error
+    facts = [json.loads(file.read_text("utf-8")) for file in service.home.rglob("activations/*/facts.json")]
+    assert {found["of"]["depth"] for found in facts} == {1, 2, 3}
+
+
 def test_its_checkpoint_is_the_source_of_another_job_and_the_bundle_predicts(
     client: Client, source_job: str, tmp_path: Path
 ) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from domain.heads import head_key, n_frozen
+from domain.heads import cuts, head_key, n_frozen
 from domain.recipe import Recipe
+from domain.space import Choice, Dimension, IntRange, Space
 from tests.toys import make_recipe
 
 N_STAGES = 4
@@ -45,3 +46,11 @@ def test_stages_that_no_phase_trains() -> None:
     assert found == [0, 2, N_STAGES, 0]
     assert n_frozen(make_recipe(schedule=("linear_probe", {})), N_STAGES) == N_STAGES
     assert n_frozen(make_recipe(schedule=("freeze", {})), N_STAGES) == 0
+
+
+def test_a_space_says_where_its_recipes_cut() -> None:
+    path = "schedule.freeze.depth"
+    assert cuts(Space(dimensions=(Dimension(path=path, range=IntRange(low=1, high=3, default=1)),))) == (1, 2, 3)
+    assert cuts(Space(dimensions=(Dimension(path=path, range=Choice(options=(4, 0), default=4)),))) == (0, 4)
+    assert cuts(Space(dimensions=(), fixed={path: 2})) == (2,)
+    assert cuts(Space(dimensions=())) == ()

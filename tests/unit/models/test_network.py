@@ -31,11 +31,10 @@ def test_depth_counts_stages(doubling: Network) -> None:
     assert doubling.suffix(torch.full((1, 3), 4.0), 2).item() == 12.0
 
 
-def test_run_takes_a_stretch_of_stages(doubling: Network) -> None:
+def test_a_prefix_may_begin_where_another_ended(doubling: Network) -> None:
     x = torch.ones(1, 3, 2, 2)
-    assert torch.equal(doubling.run(x), 4 * x)
-    assert torch.equal(doubling.run(x, upto="a"), 2 * x)
-    assert torch.equal(doubling.run(x, start_at="b"), 2 * x)
+    assert torch.equal(doubling.prefix(2 * x, 2, begin=1), doubling.prefix(x, 2))
+    assert torch.equal(doubling.prefix(torch.full((1, 3), 4.0), 2, begin=2), doubling.prefix(x, 2))
 
 
 def test_suffix_gives_the_taps_behind_it(doubling: Network) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.build import members
 from tests.toys import go, make_order, make_recipe, train, write_source
 from transfer import activations, prefix, warm
 from transfer.fit import Fit
@@ -43,9 +44,9 @@ def count_extractions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | 
     found: list[tuple[int, int | None, int]] = []
     whole = prefix.Prefix._extract
 
-    def counted(self: prefix.Prefix, setting: Setting, net: Any, chunk: int) -> None:
-        found.append((self._depth, self._view, chunk))
-        whole(self, setting, net, chunk)
+    def counted(self: prefix.Prefix, setting: Setting, net: Any, chunk: int, above: Any) -> None:
+        found.append((self.depth, self._view, chunk))
+        whole(self, setting, net, chunk, above)
 
     monkeypatch.setattr(prefix.Prefix, "_extract", counted)
     return found
@@ -78,6 +79,97 @@ def test_views_are_shared_and_shown_in_turn(
     extracted = count_extractions(monkeypatch)
     trained(pack, source, tmp_path / "1", None, data=VIEWS, steps=20)
     assert sorted(extracted, key=str) == [(2, 0, 0), (2, 1, 0), (2, None, 0)]  # each once; None is for val
+
+
+BACKBONES = ["tiny_smallnet", "tiny_mobilenet_v2", "tiny_vit"]
+MINIATURES = sorted(name for name, entry in members().items() if name.startswith("tiny_"))
+DEEPEST = 3  # cut of the job below
+
+
+def cut_at(depth: int, pack: Path, source: Path, scratch: Path, backbone: str, **given: Any) -> dict[str, torch.Tensor]:
+    """A trial above `depth` stages, of a job that cuts after one, two and three of them."""
+    recipe = make_recipe(backbone, steps=12, schedule=("freeze", {"depth": depth}), data={**FIXED, **given})
+    order = make_order(recipe, pack, source, scratch, activations=str(scratch.parent / "shared"))
+    fit = Fit(order.model_copy(update={"cuts": (1, 2, DEEPEST)}), stopped=go)
+    list(fit)
+    return load_file(fit.outcome("tr_1").files["weights"])
+
+
+def entries(job: Path) -> dict[int, Path]:
+    """Of a job, by depth."""
+    folders = [path for path in (job / "shared").iterdir() if not path.name.startswith(".")]
+    return {json.loads((folder / activations.FACTS).read_text())["of"]["depth"]: folder for folder in folders}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("data", [{}, VIEWS])
+def test_one_pass_at_the_deepest_cut_fills_the_others(
+    data: dict[str, Any], backbone: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "s.safetensors", backbone)
+    own = {depth: cut_at(depth, pack, source, tmp_path / f"own-{depth}" / "s", backbone, **data) for depth in (1, 2)}
+    warm.forget()
+    cut_at(DEEPEST, pack, source, tmp_path / "job" / "3", backbone, **data)
+    warm.forget()  # as another process would be
+    extracted = count_extractions(monkeypatch)
+    for depth in (1, 2):
+        assert same(cut_at(depth, pack, source, tmp_path / "job" / str(depth), backbone, **data), own[depth])
+    assert extracted == []
+
+
+@pytest.mark.parametrize("backbone", MINIATURES)
+def test_a_deeper_cut_begins_at_the_deepest_that_is_there(
+    backbone: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "s.safetensors", backbone)
+    own = cut_at(DEEPEST, pack, source, tmp_path / "own" / "3", backbone)
+    warm.forget()
+    cut_at(2, pack, source, tmp_path / "job" / "2", backbone)
+    looked: list[Any] = []
+    monkeypatch.setattr(prefix, "_looks", lambda *given: looked.append(given))
+    assert same(cut_at(DEEPEST, pack, source, tmp_path / "job" / "3", backbone), own)
+    assert not looked
+
+
+def test_chunks_begin_wherever_each_is_found_and_a_damaged_one_is_repaired(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (activations, prefix):
+        monkeypatch.setattr(module, "CHUNK", 16)
+    own = cut_at(DEEPEST, pack, source, tmp_path / "own" / "3", "tiny_smallnet")
+    warm.forget()
+    cut_at(1, pack, source, tmp_path / "job" / "1", "tiny_smallnet")
+    cut_at(2, pack, source, tmp_path / "job" / "2", "tiny_smallnet")
+    warm.forget()
+    _damage_values(entries(tmp_path / "job")[2])  # its first chunk
+    assert same(cut_at(DEEPEST, pack, source, tmp_path / "job" / "3", "tiny_smallnet"), own)
+    warm.forget()
+    extracted = count_extractions(monkeypatch)
+    cut_at(2, pack, source, tmp_path / "job" / "2 again", "tiny_smallnet")
+    assert extracted == []
+
+
+def test_what_is_passed_is_not_kept_where_it_is_large(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix, "MAX_PASSED_BYTES", 0)
+    cut_at(DEEPEST, pack, source, tmp_path / "job" / "3", "tiny_smallnet")
+    assert entries(tmp_path / "job").keys() == {DEEPEST}
+    assert sum(found.n_bytes for found in prefix.SHARED._things.values()) == 0
+
+
+def test_a_linear_probe_passes_val_on_to_trials_that_cut_before(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "CHUNK", 4)
+    monkeypatch.setattr(prefix, "CHUNK", 4)
+    shared, probe = tmp_path / "shared", make_recipe(schedule=("linear_probe", {}))
+    order = make_order(probe, pack, source, tmp_path / "probe", activations=str(shared))
+    list(Fit(order.model_copy(update={"cuts": (1,)}), stopped=go))
+    warm.forget()
+    extracted = count_extractions(monkeypatch)
+    trained(pack, source, tmp_path / "1", shared, data={"augmentation": 0.5}, schedule=("freeze", {"depth": 1}))
+    assert extracted == []
 
 
 def test_a_network_of_its_own_keeps_its_views_as_well(

@@ -1,5 +1,6 @@
 """Heads trained together: each ends where it would have ended by itself."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ ONE_BY_ONE: list[dict[str, Any]] = [
     {"seed": 4, "optimizer": {"grad_clip": 0.0}, "regularizer": ("l2", {"beta": 0.1, "scope": "all"})},
     {"seed": 5, "data": {"label_smoothing": 0.1}, "regularizer": ("gl_sp", {})},
 ]
+
+
+HOUR_S = 3600.0
+
+
+class Clock:
+    """An hour passes between two looks."""
+
+    def __init__(self) -> None:
+        self._looks = count()
+
+    def perf_counter(self) -> float:
+        return HOUR_S * next(self._looks)
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +87,20 @@ def test_each_head_equals_its_own_run(
         )
         for name in one:
             np.testing.assert_allclose(one[name], two[name], atol=1e-6, err_msg=name)
+
+
+def test_each_bears_its_part_of_the_time(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training them took an hour by this clock, and each bears a fifth; the first, in whose time it was, gives away the
+    rest."""
+    monkeypatch.setattr(heads, "time", Clock())
+    found = recipes(LOOKS["fixed"])
+    fit = Fit(lot(found, pack, source, tmp_path), stopped=go)
+    list(fit)
+    costs = [fit.outcome(f"tr_{n}").cost_s for n in range(len(found))]
+    assert costs[1:] == pytest.approx([HOUR_S / len(found)] * (len(found) - 1), abs=60)
+    assert costs[0] == pytest.approx(HOUR_S / len(found) - HOUR_S, abs=60), "its own clock has not seen the hour"
 
 
 def test_heads_that_differ_in_more_are_trained_apart(pack: Path, source: Path, tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_a_later_trial_reads_what_an_earlier_one_extracted(
     extracted: list[int] = []
     whole = prefix.Prefix._extract
 
-    def counted(self: prefix.Prefix, setting: Setting, net: Any, chunk: int) -> None:
+    def counted(self: prefix.Prefix, setting: Setting, net: Any, chunk: int, above: Any) -> None:
         extracted.append(chunk)
-        whole(self, setting, net, chunk)
+        whole(self, setting, net, chunk, above)
 
     monkeypatch.setattr(prefix.Prefix, "_extract", counted)
     for seed in range(3):
@@ -57,14 +57,14 @@ def test_a_later_trial_reads_what_an_earlier_one_extracted(
 def test_training_uses_the_cache_only_where_it_is_exact(pack: Path, source: Path, tmp_path: Path) -> None:
     def keeps_looks(**given: Any) -> bool:
         found = []
-        whole = loop.Loop._choose_prefix
+        begin = loop.Loop.begin
 
         def watched(self: loop.Loop) -> None:
-            whole(self)
-            found.append(self.keeps_looks)
+            found.append(self.kept is not None and self.kept.looks)
+            begin(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop.Loop, "_choose_prefix", watched)
+            patch.setattr(loop.Loop, "begin", watched)
             recipe = make_recipe(**{"steps": 6, "schedule": ("freeze", {"depth": 2}), "data": FIXED, **given})
             assert train(make_order(recipe, pack, source, tmp_path))[0].outcome("tr_1").state == "COMPLETE"
         return bool(found[0])

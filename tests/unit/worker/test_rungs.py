@@ -230,6 +230,33 @@ def test_patience_counts_those_that_came_to_rest_since_the_best(place: Workshop)
     assert states(place, job_id) == ["PRUNED", "COMPLETE", "PRUNED", "PRUNED"]
 
 
+def test_those_that_wait_for_company_are_not_in_vain(place: Workshop) -> None:
+    """The best is an anchor, and nobody could leave the first rung yet."""
+    job_id = place.job(anchors=False, budget=Budget(trials=50, patience=2), pruner="halving")
+    place.write(JobRow, job_id, estimate={"s_per_trial": 600.0})
+    for value in (None, 0.5, 0.4, 0.3):
+        advance(place.context, job_id)
+        trial = next(t for t in place.trials(job_id) if t.state == "WAITING")
+        if value is None:
+            place.write(TrialRow, trial.id, anchor="fine_tuning")
+            place.end(trial, value=0.9)
+        else:
+            comes_to_rest(place, trial, value)
+    advance(place.context, job_id)
+    assert place.state(job_id).state == "RUNNING"
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_search_of_one_or_two_trials_completes_the_better_one(n: int, place: Workshop) -> None:
+    job_id = searching(place, n, trials=n)
+    advance(place.context, job_id)
+    assert states(place, job_id) == ["WAITING", "PAUSED"][:n]
+    place.end(place.trials(job_id)[0], value=0.9)
+    advance(place.context, job_id)
+    assert place.state(job_id).state == "FINISHING"
+    assert states(place, job_id) == ["COMPLETE", "PRUNED"][:n]
+
+
 def test_a_worker_that_takes_a_trial_over_does_not_ask_at_rungs_that_lie_behind_it(place: Workshop) -> None:
     """It was let go on at its first rung; by now five better ones have come there."""
     job_id = place.job(anchors=False, budget=Budget(trials=20), parallel=6, pruner="halving")
