@@ -10,7 +10,10 @@ from importlib import import_module
 
 from benchmarks.table import Figure, machine, publish, render
 
-NAMES = ("startup", "submit", "upload", "trainer", "tutorial", "cached", "gap", "scale", "job", "costs", "ask")
+NAMES = (
+    "startup", "submit", "upload", "trainer", "tutorial", "cached", "gap", "scale", "job", "job_in_full", "costs",
+    "ask",
+)  # fmt: skip
 WITH_ARGUMENTS = ("methods", "record", "optimizers", "searches")
 # Run when named: they settle a decision, not a speed, or want gigabytes of disk or an accelerator.
 ASKED = ("ahead", "budget", "gpu", "larger", "small_val", "trust", "warm")
