@@ -20,7 +20,7 @@ def train(
 ) -> Iterator[float]:  # fmt: skip
     """SGD with momentum on `pixels` (N, H, W, 3) uint8; yields the accuracy on `val` after every epoch."""
     generator = torch.Generator().manual_seed(seed)
-    network = network.to(device)
+    network = network.to(device).to(memory_format=torch.channels_last)  # as its batches lie
     trained: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
     mean = torch.tensor(MEAN, device=device).mul(255).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=device).mul(255).view(1, 3, 1, 1)

@@ -1,6 +1,7 @@
 """A job of 24 trials on both cores, start to end, against plain Optuna around the tutorial's loop.
 
-The same photographs, splits, ImageNet weights, space and number of trials. Graft is its API and two workers, one thread
+The same photographs, splits, ImageNet weights, space and number of trials; of decay Graft searches the head's and the
+rest's apart, and whether pictures are flipped, which the rival does not. Graft is its API and two workers, one thread
 each, as a user has it: poor trials rest where they are compared. The rival is given the faster of one process with two
 threads and two with one. What either takes depends on the recipes that it draws, so several seeds are run.
 `job_in_full` is the same with every trial full fine-tuning to its end. What is selected by log-loss on val is judged by

@@ -225,10 +225,10 @@ def signals(put: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def serve(home: Path, host: str, port: int | None, *, worker: bool, say: Say, watch_parent: bool = False) -> None:
+def serve(home: Path, host: str, port: int | None, *, n_workers: int, say: Say, watch_parent: bool = False) -> None:
     """Run the embedded service in the foreground until a signal, or until standard input ends."""
     require("fastapi", "server")
-    if worker:
+    if n_workers:
         require("torch", "worker")
     lock = take_lock(home)
     if lock is None:
@@ -241,9 +241,9 @@ def serve(home: Path, host: str, port: int | None, *, worker: bool, say: Say, wa
         environment = child_environment(home, GRAFT_HOST=host, GRAFT_PORT=str(port))
         migrate(environment)
         children = [Child("api", command("api", "--watch-parent"), environment)]
-        if worker:
-            argv = command("worker", "--queue", "control,trials", "--watch-parent")
-            children.append(Child("worker", argv, environment))
+        for number in range(n_workers):  # one sees to everything but trials as well
+            argv = command("worker", "--queue", "trials" if number else "control,trials", "--watch-parent")
+            children.append(Child(f"worker {number + 1}" if number else "worker", argv, environment))
         supervisor = Supervisor(children, local_url(host, port), home, say)
         if watch_parent:
             threading.Thread(target=_watch_parent, args=(supervisor.happened.put,), daemon=True).start()

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     pool_history: bool = False
 
     max_upload_bytes: int = Field(default=20 * GIB, gt=0)
+    max_files: int = Field(default=200_000, gt=0)  # in one upload
     min_free_bytes: int = Field(default=GIB, ge=0)  # uploads are refused when less is left on the disk
     max_cache_bytes: int = Field(default=50 * GIB, gt=0)
     upload_ttl_s: float = Field(default=86_400.0, gt=0)

@@ -83,8 +83,8 @@ def opened(folder: Path, facts: Mapping[str, Any], n_rows: int) -> Activations |
         os.utime(folder)  # what was used last is evicted last
         values = torch.from_file(str(folder / VALUES), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
         return Activations(values, np.memmap(folder / MARKS, np.uint64, "r+"), shared=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # torch calls it a RuntimeError where a file has gone since it was looked at
 
 
 def created(folder: Path, facts: Mapping[str, Any], n_rows: int, like: Tensor) -> Activations | None:

@@ -31,6 +31,14 @@ def held_bytes(device: str) -> int:
     return _status("VmRSS")
 
 
+def own_bytes(device: str) -> int:
+    """What is held now and shared with nobody: tensors on a GPU, pages that come from no file on a CPU; 0 where the
+    system does not tell."""
+    if device.startswith("cuda"):
+        return held_bytes(device)
+    return _status("RssAnon") if (_PROCESS / "status").exists() else 0
+
+
 def peak_bytes(device: str) -> int:
     """The most that was held since `forget_peak`."""
     if device.startswith("cuda"):

@@ -1,5 +1,5 @@
-"""Is bfloat16 faster for this network on this machine? Are compiled stages? A few steps are timed once, and the answer
-is kept.
+"""Is bfloat16 faster for this network on this machine? Another memory layout? Are compiled stages? A few steps are
+timed once, and the answer is kept.
 
 Autocast wins where the machine multiplies bfloat16 matrices in hardware and the network spends its time there; networks
 of depthwise convolutions lose by it on many CPUs. So each backbone, resolution and depth of freezing is asked for
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -24,13 +24,19 @@ from torch.nn import functional
 from models.network import Network
 from transfer.memory import is_exhausted
 
+# Of each the usual one first.
 Precision = Literal["float32", "bfloat16"]
+Layout = Literal["channels_last", "contiguous"]
+FORMATS: Mapping[Layout, torch.memory_format] = {
+    "channels_last": torch.channels_last, "contiguous": torch.contiguous_format,
+}  # fmt: skip
+Name = TypeVar("Name", bound=str)
 
 N_ITEMS = 16
 N_ROUNDS = 3
 QUICK_S = 0.02  # a step so quick is left as it is
-MARGIN = 1.15  # by which bfloat16 must win
-HOPELESS = 1.3  # times the other's seconds in a round: bfloat16 is given no further one
+MARGIN = 1.15  # by which what is not usual must win
+HOPELESS = 1.3  # times the seconds of what is usual: no further round
 
 Facts = Mapping[str, str | int]
 Page = Mapping[str, Any]  # as noted: the facts, and what was measured of them
@@ -74,30 +80,67 @@ def chosen(seconds: Mapping[Precision, float]) -> Precision:
 
 
 def measured(net: Network, inputs: Tensor, targets: Tensor, n_frozen: int) -> dict[Precision, float]:
-    """Seconds of a training step above the first `n_frozen` stages in each precision, the best of a few in turn; of
-    fewer where bfloat16 does not come near."""
+    """Seconds of a training step above the first `n_frozen` stages in each precision."""
     freeze(net, n_frozen)
 
     def step(precision: Precision) -> None:
-        autocast = torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-        with autocast:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             logits = net(inputs)
-        functional.cross_entropy(logits.float(), targets).backward()
-        for weight in net.parameters():
-            weight.grad = None
+        _learn(net, logits, targets)
 
-    best: dict[Precision, float] = {"float32": float("inf"), "bfloat16": float("inf")}
+    return _in_turn({precision: partial(step, precision) for precision in get_args(Precision)}, inputs.device)
+
+
+def layout(facts: Facts, folder: Path | None, measure: Callable[[], Mapping[Layout, float]]) -> Layout:
+    """The faster memory layout of pictures, activations and kernels for what `facts` describe, noted as precisions
+    are: channels last, unless the other one wins by the margin."""
+
+    def find() -> Page:
+        seconds = dict(measure())
+        wins = seconds["contiguous"] * MARGIN < seconds["channels_last"] and seconds["channels_last"] >= QUICK_S
+        return {"seconds": seconds, "layout": "contiguous" if wins else "channels_last"}
+
+    named = {**facts, "asked": "layout"}
+    found: Layout = remembered(named, folder, find, is_whole=lambda p: p["layout"] in get_args(Layout))["layout"]
+    return found
+
+
+def measured_layouts(net: Network, inputs: Tensor, targets: Tensor) -> dict[Layout, float]:
+    """Seconds of a training step of the whole network, which lies channels last before and after, in either layout."""
+    freeze(net, 0)
+
+    def step(layout: Layout) -> None:
+        lain = FORMATS[layout]
+        net.to(memory_format=lain)
+        _learn(net, net(inputs.contiguous(memory_format=lain)), targets)
+
+    try:
+        return _in_turn({layout: partial(step, layout) for layout in get_args(Layout)}, inputs.device)
+    finally:
+        net.to(memory_format=torch.channels_last)
+
+
+def _learn(net: Network, logits: Tensor, targets: Tensor) -> None:
+    functional.cross_entropy(logits.float(), targets).backward()
+    for weight in net.parameters():
+        weight.grad = None
+
+
+def _in_turn(steps: Mapping[Name, Callable[[], None]], device: torch.device) -> dict[Name, float]:
+    """Seconds of each step, the best of a few in turn; of fewer where the second does not come near the first."""
+    best: dict[Name, float] = dict.fromkeys(steps, float("inf"))
+    usual, other = best
     for number in range(1 + N_ROUNDS):
-        for precision in best:
+        for name, step in steps.items():
             try:
-                seconds = seconds_of(partial(step, precision), inputs.device)
+                seconds = seconds_of(step, device)
             except (RuntimeError, MemoryError) as error:
                 if not is_exhausted(error):
                     raise
                 continue  # for ever too slow
             if number > 0:  # the first pays for allocation and autotuning
-                best[precision] = min(best[precision], seconds)
-        if number > 0 and best["bfloat16"] >= HOPELESS * best["float32"]:
+                best[name] = min(best[name], seconds)
+        if number > 0 and best[other] >= HOPELESS * best[usual]:
             break
     return best
 

@@ -206,7 +206,8 @@ def _facts(setting: Setting, depth: int, view: int | None) -> dict[str, Any]:
         "pixels": [pack.canvas, pack.crop, pack.resize, pack.interpolation],
         "preprocessing": setting.preprocessing.model_dump(mode="json"),
         "view": None if view is None else [view, data.augmentation, data.flip],
-        "precision": setting.precision, "device": setting.device.type, "n_threads": setting.order.n_threads,
+        "precision": setting.precision, "channels_last": setting.channels_last,
+        "device": setting.device.type, "n_threads": setting.order.n_threads,
     }  # fmt: skip
 
 

@@ -27,7 +27,18 @@ from transfer import compiling
 from transfer.checkpoint import open_checkpoint
 from transfer.compiling import Mode
 from transfer.memory import is_exhausted
-from transfer.pace import N_ITEMS, Page, Precision, faster, machine_name, measured, remembered
+from transfer.pace import (
+    N_ITEMS,
+    Layout,
+    Page,
+    Precision,
+    faster,
+    layout,
+    machine_name,
+    measured,
+    measured_layouts,
+    remembered,
+)
 from transfer.parts import BoundPart, bind_all
 from transfer.source_data import SourceData
 from transfer.views import Items
@@ -68,15 +79,22 @@ class Setting:
         self.task: Any = importlib.import_module(f"transfer.tasks.{self.recipe.task}")
         self.parts: list[BoundPart] = bind_all(self.recipe)
         self.n_classes = len(order.classes)
-        # Layout pays for convolutions (1.6 times on depthwise ones), not for token networks.
+        # Layout pays for convolutions (1.6 times on depthwise ones), not for token networks; a clock may know better.
         self.channels_last = "conv" in _known(self.recipe.backbone).provides
         self.preprocessing = _known(self.recipe.backbone).preprocessing
         self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
-        weights = trial.source.weights
-        self.start_key = None if weights is None else (file_key(weights), self.recipe.backbone, str(self.device))
+        self._source_file = None if trial.source.weights is None else file_key(trial.source.weights)
+        if self.channels_last and self._paces is not None:
+            self.channels_last = self._layout() == "channels_last"
+            self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
         self.precision: Precision = precision or self._precision()
         if mode is not None:
             self.mode = mode
+
+    def _layout(self) -> Layout:
+        """Of this network at this resolution, whatever of it is frozen: cuts share what they keep."""
+        n_items = min(N_ITEMS, self.recipe.data.batch_size)
+        return layout(self._facts, self._paces, lambda: self._timed(measured_layouts, n_items))
 
     def _precision(self) -> Precision:
         if self.order.precision != "auto":
@@ -234,8 +252,15 @@ class Setting:
     # --- networks
 
     @property
+    def start_key(self) -> tuple[object, ...] | None:
+        """Tells the start from others, and how it lies in memory; None from scratch."""
+        if self._source_file is None:
+            return None
+        return (self._source_file, self.recipe.backbone, str(self.device), self.channels_last)
+
+    @property
     def _network_key(self) -> tuple[object, ...]:
-        return (self.recipe.backbone, self.n_classes, self.recipe.head.kind, str(self.device))
+        return (self.recipe.backbone, self.n_classes, self.recipe.head.kind, str(self.device), self.channels_last)
 
     def borrow(self, seed: int) -> tuple[Network, Start]:
         """A network at the trial's start with a fresh head, and that start: clones nobody writes to."""
@@ -279,8 +304,8 @@ class Setting:
 
     def place(self, net: Net) -> Net:
         """The network on the device, in the memory layout that suits it."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return net.to(device=self.device).to(memory_format=layout)
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        return net.to(device=self.device).to(memory_format=memory_format)
 
     @cached_property
     def source(self) -> Network:

@@ -197,8 +197,15 @@ class Pictures:
     def _place(self) -> Tensor | None:
         if self.device.type != "cuda":
             return None
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return None if self._pixels.nbytes > ON_DEVICE_SHARE * free else self._copied()
+        free, total = torch.cuda.mem_get_info(self.device)
+        share = torch.cuda.get_per_process_memory_fraction(self.device) * total
+        left = min(free, share - torch.cuda.memory_reserved(self.device))
+        if self._pixels.nbytes > ON_DEVICE_SHARE * left:
+            return None
+        try:
+            return self._copied()
+        except torch.OutOfMemoryError:  # others were faster
+            return None
 
     def _copied(self) -> Tensor:
         """All canvases on the device, a few at a time: the host need not have room for them."""

@@ -48,6 +48,7 @@ class Crew:
         self._connection: Connection | None = None
         self._sending = threading.Lock()
         self._ordered = False  # and not done
+        self._worn = False
         self._heard_at = 0.0
         self._silent_s = SILENT_S
         self.facts: dict[str, str | int | float | bool] = {}
@@ -93,7 +94,7 @@ class Crew:
         `silent_s`: one that hangs is as good as dead.
 
         A process whose order was left before its end is stopped, so that nothing it still says is taken for the next
-        one's; so is one that has met a fault of ours.
+        one's; so is one that has met a fault of ours, or that holds memory which has leaked.
         """
         self.start()
         self._ordered = True
@@ -102,7 +103,7 @@ class Crew:
             self._send(message)
             yield self._news(timeout_s)
         finally:
-            if self._ordered:
+            if self._ordered or self._worn:
                 self.stop()
 
     def _news(self, timeout_s: float) -> Iterator[FromChild | None]:
@@ -121,6 +122,7 @@ class Crew:
             elif time.monotonic() - self._heard_at > self._silent_s:
                 raise ChildDied(f"the trial process has said nothing for {self._silent_s:.0f} s")
             done = isinstance(message, Done | Refused)
+            self._worn = isinstance(message, Done) and message.worn
             if isinstance(message, Done) or (isinstance(message, Refused) and message.code != "crashed"):
                 self._ordered = False
             yield None if isinstance(message, Alive) else message
@@ -138,7 +140,7 @@ class Crew:
         """End the process, its GPU memory with it."""
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
-        self._ordered = False
+        self._ordered = self._worn = False
         if connection is not None:
             connection.close()
         if process is not None and process.poll() is None:

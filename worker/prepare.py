@@ -45,7 +45,8 @@ def prepare_dataset(context: Context, dataset_id: str) -> None:
             archive = fetch_blob(context.blobs, row.upload_blob, scratch)
             items = scratch / "items.zip"
             try:
-                options = ["--task", row.task, "--options", json.dumps(row.options)]
+                limits = json.dumps({"max_files": settings.max_files})
+                options = ["--task", row.task, "--options", json.dumps(row.options), "--limits", limits]
                 sandboxed(["prepare", str(archive), str(items), *options])
             except Invalid as error:
                 lease.insist(partial(_reject, context, dataset_id, fence, error))

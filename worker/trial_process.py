@@ -34,6 +34,7 @@ from transfer.rehearsal import export_s, look_s
 from transfer.setting import Setting
 from worker.machine import describe_machine
 from worker.ranking import examined
+from worker.wear import Wear
 from worker.wire import (
     Alive,
     Done,
@@ -95,7 +96,7 @@ class Line:
                 self.orders.put(message)
 
 
-def serve(line: Line, weights_dir: Path | None) -> None:
+def serve(line: Line, weights_dir: Path | None, wear: Wear) -> None:
     while True:
         message = line.orders.get()
         try:
@@ -119,7 +120,7 @@ def serve(line: Line, weights_dir: Path | None) -> None:
             line.send(Refused(code="crashed", detail=f"{type(error).__name__}: {error}"))
             os._exit(1)
         else:
-            line.send(Done(body=body))
+            line.send(Done(body=body, worn=wear.is_worn()))
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
@@ -266,7 +267,7 @@ def main() -> None:
     torch.set_num_threads(int(facts["n_threads"]))
     line = Line(Connection(arguments.fd))
     line.send(Hello(facts=facts))
-    serve(line, arguments.weights_dir)
+    serve(line, arguments.weights_dir, Wear(str(facts["device"]), int(facts["memory_bytes"])))
 
 
 if __name__ == "__main__":

@@ -88,10 +88,11 @@ class Ended(Message):
 
 
 class Done(Message):
-    """The order is done; `body` is what a probe or a finish found."""
+    """The order is done; `body` is what a probe or a finish found. A process that is `worn` should have no further."""
 
     kind: Literal["done"] = "done"
     body: dict[str, object] = Field(default_factory=dict)
+    worn: bool = False
 
 
 class Refused(Message):

@@ -19,6 +19,9 @@ def serve(
     api_only: Annotated[
         bool, typer.Option("--api-only", help="The API process alone: no worker, no migration, no supervision.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Trials at a time. Without a GPU, one for every core is fastest.")
+    ] = 1,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Everything but the worker.")] = False,
     watch_parent: Annotated[bool, typer.Option("--watch-parent", help="Stop when standard input ends.")] = False,
 ) -> None:
@@ -31,7 +34,7 @@ def serve(
         serving.require("fastapi", "server")
         chosen = str(serving.DEFAULT_PORT if port is None else serving.free_port(host, port))
         _become("api", [], serving.child_environment(folder, GRAFT_HOST=host, GRAFT_PORT=chosen))
-    serving.serve(folder, host, port, worker=not no_worker, watch_parent=watch_parent, say=_say)
+    serving.serve(folder, host, port, n_workers=0 if no_worker else workers, watch_parent=watch_parent, say=_say)
 
 
 def _say(text: str) -> None:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from graft import Client
@@ -227,3 +228,21 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_serve_starts_as_many_workers_as_it_is_told(tmp_path: Path) -> None:
+    """All of them train; uploads are checked by one."""
+    machine = Machine(tmp_path)
+    with machine.start("serve", "--port", "0", "--workers", "2") as serving:
+        try:
+            until(lambda: running(machine.home), for_s=180)
+            known = running(machine.home)
+            assert known is not None
+
+            def alive() -> bool:
+                return "graft_workers_alive 2.0" in httpx.get(f"{known.url}/metrics", timeout=10).text
+
+            until(alive, for_s=180)
+        finally:
+            stop(machine.home)
+            serving.communicate(timeout=60)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from domain.lot import LotOrder
 from domain.recipe import Recipe
-from tests.toys import go, make_order, make_recipe
+from tests.toys import go, make_order, make_recipe, write_source
 from transfer import pace, warm
 from transfer.fit import Fit
 from transfer.setting import Setting
@@ -35,12 +35,12 @@ def setting_of(order: LotOrder) -> Setting:
     return Setting(order, order.trials[0], go)
 
 
-def notes(order: LotOrder) -> list[Path]:
-    return sorted(Path(str(order.paces)).glob("*.json"))
+def notes(order: LotOrder, of: str = "precision") -> list[Path]:
+    return [file for file in sorted(Path(str(order.paces)).glob("*.json")) if of in json.loads(file.read_text())]
 
 
-def change(file: Path, precision: str) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": precision}))
+def change(file: Path, answer: str, of: str = "precision") -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {of: answer}))
     pace.KNOWN.clear()  # as in another process
 
 
@@ -99,3 +99,48 @@ def test_a_trial_that_goes_on_keeps_its_precision(pack: Path, source: Path, tmp_
     assert rest.outcome("tr_1").facts["precision"] == "bfloat16"
     one, two = (load_file(fit.outcome("tr_1").files["weights"]) for fit in (whole, rest))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("backbone", ["tiny_smallnet", "tiny_mobilenet_v2"])
+def test_either_layout_trains_alike_and_the_faster_one_is_kept_for_the_machine(
+    backbone: str, pack: Path, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "s.safetensors", backbone)
+    recipe = make_recipe(
+        backbone, steps=8, schedule=("freeze", {"depth": 1}), data={"augmentation": 0.0, "flip": False}
+    )
+    found = {}
+    for layout in ("channels_last", "contiguous"):
+        order = open_order(recipe, pack, source, tmp_path, activations=str(tmp_path / "kept"))
+        setting_of(order)
+        (note,) = notes(order, "layout")
+        assert all(json.loads(note.read_text())["seconds"][name] > 0 for name in ("channels_last", "contiguous"))
+        change(note, layout, "layout")
+        assert setting_of(order).channels_last == (layout == "channels_last")
+        fit = Fit(order, stopped=go)
+        list(fit)
+        found[layout] = load_file(fit.outcome("tr_1").files["weights"])
+    for name, tensor in found["contiguous"].items():
+        torch.testing.assert_close(tensor, found["channels_last"][name], rtol=1e-3, atol=1e-4)
+    assert len(list((tmp_path / "kept").iterdir())) == 2, "activations in another layout are others"
+
+
+@pytest.mark.parametrize(
+    ("channels_last", "contiguous", "wanted"),
+    [
+        (1.0, 0.95, "channels_last"),
+        (1.0, 0.5, "contiguous"),
+        (1.0, 2.0, "channels_last"),
+        (0.004, 0.001, "channels_last"),
+    ],
+)
+def test_another_layout_has_to_win_by_a_margin(channels_last: float, contiguous: float, wanted: str) -> None:
+    seconds: dict[pace.Layout, float] = {"channels_last": channels_last, "contiguous": contiguous}
+    assert pace.layout({"backbone": wanted, "n": str(seconds)}, None, lambda: seconds) == wanted
+
+
+def test_networks_without_convolutions_are_not_asked(pack: Path, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "s.safetensors", "tiny_vit")
+    order = open_order(make_recipe("tiny_vit"), pack, source, tmp_path)
+    assert not setting_of(order).channels_last
+    assert notes(order, "layout") == []

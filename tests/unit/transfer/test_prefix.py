@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.toys import make_order, make_recipe, train, write_source
-from transfer import loop, prefix, warm
+from transfer import activations, loop, prefix, warm
 from transfer.setting import Setting
 
 FIXED = {"augmentation": 0.0, "flip": False}
@@ -105,3 +106,64 @@ def test_activations_outlive_the_trial_but_hold_on_to_none_of_it(pack: Path, sou
     gc.collect()
     assert gone() is None  # and with it the pictures, which on a GPU may be gigabytes
     assert cache.n_bytes > 0
+
+
+def test_keeping_pays_where_less_is_computed_than_is_shown(pack: Path, source: Path, tmp_path: Path) -> None:
+    """1.3 n_items n_looks <= n_shown T, where four trials share what lies in files."""
+    order = make_order(make_recipe(), pack, source, tmp_path)
+    alone = Setting(order, order.trials[0], lambda _: "go")
+    shared = order.model_copy(update={"activations": str(tmp_path)})
+    together = Setting(shared, order.trials[0], lambda _: "go")
+    assert prefix.pays(alone, n_shown=1300, n_items=1000, n_looks=1)
+    assert not prefix.pays(alone, n_shown=1299, n_items=1000, n_looks=1)
+    assert not prefix.pays(alone, n_shown=2599, n_items=1000, n_looks=2)
+    assert prefix.pays(together, n_shown=650, n_items=1000, n_looks=2)
+    assert not prefix.pays(together, n_shown=649, n_items=1000, n_looks=2)
+    assert not prefix.pays(together, n_shown=10**9, n_items=1, n_looks=0), "a new look every epoch"
+
+
+@pytest.mark.parametrize("backbone", ["tiny_smallnet", "tiny_mobilenet_v2", "tiny_resnet"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_at_one_batch_shape_cached_and_uncached_training_have_the_same_bits(
+    precision: str, backbone: str, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole chunks of activations, and batches of as many items."""
+    for module in (activations, prefix):
+        monkeypatch.setattr(module, "CHUNK", 16)
+    source = write_source(tmp_path / "s.safetensors", backbone)
+    recipe = make_recipe(backbone, steps=8, schedule=("freeze", {"depth": 2}), data={**FIXED, "batch_size": 16})
+
+    def trained(name: str) -> dict[str, Any]:
+        warm.forget()
+        fit, _ = train(make_order(recipe, pack, source, tmp_path / name, precision=precision))
+        found: dict[str, Any] = load_file(fit.outcome("tr_1").files["weights"])
+        return found
+
+    cached = trained("cached")
+    monkeypatch.setattr(prefix, "MAX_BYTES", 0)
+    uncached = trained("uncached")
+    assert [name for name in cached if not torch.equal(cached[name], uncached[name])] == []
+
+
+def test_entries_of_whatever_changes_the_bits_are_others(pack: Path, tmp_path: Path) -> None:
+    def name_of(depth: int = 1, view: int | None = None, seed: int = 1, data: Any = None, **given: Any) -> str:
+        source = write_source(tmp_path / f"{seed}.safetensors", seed=seed)
+        order = make_order(make_recipe(data=data or {}), pack, source, tmp_path, activations=str(tmp_path))
+        order = order.model_copy(update=given)
+        setting = Setting(order, order.trials[0], lambda _: "go")
+        opened = prefix.Prefix(setting, depth, view=view, folder=tmp_path)
+        assert opened._folder is not None
+        return opened._folder.name
+
+    views = {"augmentation": 0.5, "flip": True, "views": 2}
+    names = [
+        name_of(), name_of(depth=2), name_of(view=0, data=views), name_of(view=1, data=views),
+        name_of(view=1, data={**views, "augmentation": 0.6}), name_of(view=1, data={**views, "flip": False}),
+        name_of(seed=2), name_of(precision="bfloat16"), name_of(n_threads=2), name_of(n_folds=3),
+    ]  # fmt: skip
+    assert len(set(names)) == len(names)
+    assert name_of() == name_of(data={"label_smoothing": 0.1, "batch_size": 4}), "what looks at nothing changes nothing"
+    facts = ["format", "folds", "torch", "weights", "backbone", "depth", "items", "pixels", "preprocessing", "view"]
+    order = make_order(make_recipe(), pack, write_source(tmp_path / "s.safetensors"), tmp_path)
+    found = prefix._facts(Setting(order, order.trials[0], lambda _: "go"), 1, None)
+    assert set(facts) < found.keys(), "pixels are the resolution's: canvas, crop and how they were resized"

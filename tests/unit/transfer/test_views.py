@@ -55,6 +55,41 @@ def test_items_of_a_batch_are_cropped_apart() -> None:
     assert len(set(zip(drawn.left.tolist(), drawn.top.tolist(), drawn.width.tolist(), strict=True))) > 50
 
 
+def test_views_are_distributed_as_stated() -> None:
+    """Of 20,000 items in one batch: half are flipped; areas uniform in [0.2, 1], aspects log-uniform about 1, corners
+    uniform over where the window fits, brightness and contrast uniform about 1; none of it goes with anything else."""
+    canvas, n = 1000, 20_000
+    drawn = draw_views(7, 3, np.arange(n), canvas=canvas, crop=900, augmentation=1.0, flip=True)
+    assert drawn.flip.mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(n))
+    whole = (drawn.width < canvas) & (drawn.height < canvas)  # not cut at the edge of the canvas
+    area, aspect = drawn.width * drawn.height / canvas**2, np.log(drawn.width / drawn.height)
+    assert area.min() == pytest.approx(0.2, abs=0.01)
+    assert (area < 0.6).mean() == pytest.approx(0.5, abs=0.02)
+    assert np.abs(aspect[whole]).max() == pytest.approx(np.log(4 / 3), abs=0.01)
+    assert aspect[area < 0.5].mean() == pytest.approx(0, abs=0.01)
+    assert aspect[area < 0.5].std() == pytest.approx(np.log(4 / 3) / np.sqrt(3), rel=0.03)
+    for corner, side in ((drawn.left, drawn.width), (drawn.top, drawn.height)):
+        place = (corner + 0.5) / (canvas - side + 1)
+        assert place.mean() == pytest.approx(0.5, abs=0.02)
+        assert place[whole].std() == pytest.approx(1 / np.sqrt(12), rel=0.03)
+    contrast = 1 - drawn.bias / 127.5
+    for factor in (contrast, drawn.gain / contrast):
+        assert (factor.min(), factor.max()) == (pytest.approx(0.7, abs=0.01), pytest.approx(1.3, abs=0.01))
+        assert factor.std() == pytest.approx(0.3 / np.sqrt(3), rel=0.03)
+    columns = np.stack([drawn.flip, area, drawn.gain, drawn.bias, aspect])[:, area < 0.5]
+    assert np.abs(np.corrcoef(columns) - np.eye(5))[[0, 0, 0, 1, 1, 4, 4], [1, 2, 3, 2, 3, 0, 1]].max() < 0.05
+
+
+def test_one_picture_many_times_in_a_batch_is_seen_in_as_many_ways(pack: Path) -> None:
+    opened = open_pack(pack)
+    alike = replace(opened, pixels=np.repeat(opened.pixels[:1], 32, axis=0))
+    found = Pictures(alike, PLAIN, device=torch.device("cpu"), channels_last=True).training(
+        np.arange(32), 1, 0, augmentation=0.5, flip=True
+    )
+    differences = (found[:, None] - found[None]).abs().amax((2, 3, 4))
+    assert (differences + torch.eye(32) > 0).all()
+
+
 @given(st.integers(0, 2**63), st.integers(0, 10_000), st.floats(0.01, 1), st.integers(8, 300))
 def test_windows_lie_inside_the_canvas_and_cover_what_the_strength_allows(
     seed: int, epoch: int, strength: float, canvas: int
@@ -96,6 +131,36 @@ def test_more_contrast_leaves_black_black(pack: Path) -> None:
     found = pictures._cut(np.arange(40), drawn, jitter=True)
     expected = np.clip(drawn.bias, 0, 255)  # of a pixel of 0
     assert np.abs(found - expected[:, None, None, None]).max() <= 0.5 + 1e-6
+
+
+def test_pictures_live_on_a_device_where_a_quarter_of_what_is_left_holds_them(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the card, or of this process's share of it; there is no card here, so its numbers are made up."""
+    size, device = pictures._pixels.nbytes, pictures.device
+    card = {"free": 4 * size, "fraction": 1.0, "reserved": 0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (card["free"], 100 * size))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: card["fraction"])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: card["reserved"])
+    monkeypatch.setattr(pictures, "_copied", lambda: torch.ones(1))
+    monkeypatch.setattr(pictures, "device", torch.device("cuda"))
+
+    def is_resident(**given: float) -> bool:
+        card.update({"free": 4 * size, "fraction": 1.0, "reserved": 0} | given)
+        return pictures._place() is not None
+
+    assert is_resident()
+    assert not is_resident(free=4 * size - 4)
+    assert is_resident(fraction=0.04)
+    assert not is_resident(fraction=0.039)
+    assert not is_resident(fraction=0.04, reserved=size)
+
+    def too_late() -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(pictures, "_copied", too_late)
+    assert not is_resident(), "another process was faster: pictures are streamed"
+    assert device.type == "cpu"
 
 
 def test_pictures_are_copied_to_a_device_in_pieces(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:

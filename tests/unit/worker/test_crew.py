@@ -14,7 +14,9 @@ import pytest
 from store.settings import Settings
 from tests.servers import wait_until
 from tests.toys import make_order, make_recipe, write_pack
+from transfer import warm
 from worker.crew import ChildDied, Crew
+from worker.wear import Wear
 from worker.wire import (
     Done,
     Ended,
@@ -44,6 +46,17 @@ crew = Crew(Settings(home=Path(sys.argv[1]), device="cpu"))
 crew.start()
 print(crew.pid, flush=True)
 time.sleep(600)
+"""
+
+LEAKY = """
+import transfer.fit
+begin, kept = transfer.fit.Fit.__init__, []
+
+def leak(self, *given, **named):
+    kept.append(bytearray(b"x") * (300 << 20))
+    begin(self, *given, **named)
+
+transfer.fit.Fit.__init__ = leak
 """
 
 LIVELY = """
@@ -188,6 +201,38 @@ def test_long_work_gives_signs_of_life(pack: Path, tmp_path: Path, message: type
     child.wait()
     n_before = kinds.index("reported" if message is RunLot else "done")
     assert kinds[:n_before].count("alive") >= 2, "the first report comes after a quarter of the steps"
+
+
+def test_a_process_that_leaks_is_replaced_between_orders(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2 GiB that it may use, every trial keeps 300 MB."""
+    (tmp_path / "sitecustomize.py").write_text(LEAKY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    crew = Crew(Settings(home=tmp_path, device="cpu", device_memory_bytes=2 << 30))
+    pids: list[int | None] = []
+    news: list[list[FromChild]] = []
+    try:
+        for n in range(4):
+            crew.start()
+            pids.append(crew.pid)
+            news.append(carry_out(crew, run(pack, tmp_path / str(n), 8)))
+    finally:
+        crew.stop()
+    assert [told[-2].outcome.state for told in news if isinstance(told[-2], Ended)] == ["COMPLETE"] * 4
+    assert pids[0] == pids[1], "one trial's memory is nothing to look into"
+    assert pids[1] != pids[2] == pids[3]
+
+
+def test_what_is_kept_on_purpose_is_no_leak() -> None:
+    shelf: warm.Shelf[bytearray] = warm.Shelf(10)
+    wear = Wear("cpu", 2 << 30)
+    shelf.put("much", bytearray(b"x") * (600 << 20))
+    assert not wear.is_worn()
+    assert shelf.take("much") is None, "it was looked into"
+    kept = bytearray(b"x") * (1300 << 20)
+    assert wear.is_worn()
+    assert len(kept) > 0
 
 
 @pytest.mark.parametrize(

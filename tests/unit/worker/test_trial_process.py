@@ -1,6 +1,8 @@
 """Resume points that are written while training goes on."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,25 @@ def test_a_point_is_what_training_was_when_it_was_saved(tmp_path: Path) -> None:
     assert point is not None
     assert point[1].keys() == {"w", "same"}
     assert not any(tensor.any() for tensor in point[1].values())
+
+
+def test_training_goes_on_while_a_point_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes its time: `save` is back before anything is there."""
+    told: list[Message] = []
+    free, write = threading.Event(), resume.write
+
+    def slow(*given: Any) -> None:
+        assert free.wait(60)
+        write(*given)
+
+    monkeypatch.setattr(resume, "write", slow)
+    saver = Saver(told.append)
+    saver.save((FACTS, {"w": torch.zeros(3)}), "tr_1", tmp_path / "point")
+    assert not saver.idle
+    assert told == []
+    free.set()
+    saver.settle()
+    assert told == [Resumable(trial_id="tr_1", folder=str(tmp_path / "point"))]
 
 
 def test_what_could_not_be_written_is_told_to_whoever_waits(tmp_path: Path) -> None:
