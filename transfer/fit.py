@@ -96,6 +96,7 @@ class _Trial:
         self.facts: dict[str, Any] = {}
         self._precision: Precision | None = None  # once it has begun
         self._mode: Mode | None = None
+        self._channels_last: bool | None = None
         self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
         self.peak_bytes = 0
         self.halved = False
@@ -128,8 +129,8 @@ class _Trial:
     def _train(self) -> Iterator[Report]:
         memory.forget_peak(self.order.device)
         self._read = self._read_resume_point()
-        setting = Setting(self.order, self.trial, self._stopped, self._precision, self._mode)
-        self._precision, self._mode = setting.precision, setting.mode
+        setting = Setting(self.order, self.trial, self._stopped, self._precision, self._mode, self._channels_last)
+        self._precision, self._mode, self._channels_last = setting.precision, setting.mode, setting.channels_last
         while self.fold < setting.n_fits:
             self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
@@ -249,7 +250,7 @@ class _Trial:
             "fingerprint": resume.fingerprint(self.order, self.trial), "fold": self.fold, "cost_s": self.cost_s,
             "value": self.value, "choices": [fold["choice"] for fold in self.folds],
             "run": None if run is None else run.facts(), "precision": self._precision,
-            "mode": self._mode if run is None else run.setting.mode,
+            "mode": self._mode if run is None else run.setting.mode, "channels_last": self._channels_last,
             "remarks": self.facts.get("remarks", []),
         }  # fmt: skip
         return facts, tensors
@@ -264,6 +265,7 @@ class _Trial:
         facts, tensors = saved
         self.fold, self.cost_s, self.value = facts["fold"], facts["cost_s"], facts["value"]
         self._precision, self._mode = facts["precision"], facts.get("mode")
+        self._channels_last = facts.get("channels_last")
         if facts["remarks"]:
             self.facts["remarks"] = facts["remarks"]
         for place, choice in enumerate(facts["choices"]):

@@ -1,5 +1,6 @@
 """How much memory this process holds on a device, and how much it held at most."""
 
+import ctypes
 import gc
 import resource
 from contextlib import suppress
@@ -22,6 +23,14 @@ def empty_cache(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    with suppress(AttributeError, OSError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def index_of(device: str | torch.device) -> int:
+    """The number of a GPU; that of the present one where none is given."""
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index
 
 
 def held_bytes(device: str) -> int:

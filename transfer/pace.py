@@ -105,14 +105,17 @@ def layout(facts: Facts, folder: Path | None, measure: Callable[[], Mapping[Layo
     return found
 
 
-def measured_layouts(net: Network, inputs: Tensor, targets: Tensor) -> dict[Layout, float]:
-    """Seconds of a training step of the whole network, which lies channels last before and after, in either layout."""
+def measured_layouts(net: Network, inputs: Tensor, targets: Tensor, *, halves: bool = False) -> dict[Layout, float]:
+    """Seconds of a training step of the whole network, which lies channels last before and after, in either layout;
+    `halves` under bfloat16 autocast."""
     freeze(net, 0)
 
     def step(layout: Layout) -> None:
         lain = FORMATS[layout]
         net.to(memory_format=lain)
-        _learn(net, net(inputs.contiguous(memory_format=lain)), targets)
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=halves):
+            logits = net(inputs.contiguous(memory_format=lain))
+        _learn(net, logits, targets)
 
     try:
         return _in_turn({layout: partial(step, layout) for layout in get_args(Layout)}, inputs.device)

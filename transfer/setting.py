@@ -65,11 +65,11 @@ class Halted(Exception):
 
 
 class Setting:
-    """One trial on this machine. `precision` and `mode` are what it has been trained in so far."""
+    """One trial on this machine. `precision`, `mode` and `channels_last` are what it has been trained in so far."""
 
     def __init__(
         self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str], precision: Precision | None = None,
-        mode: Mode | None = None,
+        mode: Mode | None = None, channels_last: bool | None = None,
     ) -> None:  # fmt: skip
         self.order = order
         self.trial = trial
@@ -82,19 +82,26 @@ class Setting:
         # Layout pays for convolutions (1.6 times on depthwise ones), not for token networks; a clock may know better.
         self.channels_last = "conv" in _known(self.recipe.backbone).provides
         self.preprocessing = _known(self.recipe.backbone).preprocessing
-        self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
         self._source_file = None if trial.source.weights is None else file_key(trial.source.weights)
-        if self.channels_last and self._paces is not None:
+        if channels_last is not None:
+            self.channels_last = channels_last
+        elif self.channels_last and self._paces is not None:
             self.channels_last = self._layout() == "channels_last"
-            self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
+        self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
         self.precision: Precision = precision or self._precision()
         if mode is not None:
             self.mode = mode
 
     def _layout(self) -> Layout:
         """Of this network at this resolution, whatever of it is frozen: cuts share what they keep."""
-        n_items = min(N_ITEMS, self.recipe.data.batch_size)
-        return layout(self._facts, self._paces, lambda: self._timed(measured_layouts, n_items))
+        ordered = self.order.precision
+        halves = ordered == "bfloat16" or (ordered == "auto" and self.device.type != "cpu")
+
+        def measure() -> dict[Layout, float]:
+            self.pack, self.pack_key, self.problem = self._open(Path(self.trial.pack))  # channels last so far
+            return self._timed(lambda net, x, y: measured_layouts(net, x, y, halves=halves), self._n_timed)
+
+        return layout({**self._facts, "bfloat16": halves}, self._paces, measure)
 
     def _precision(self) -> Precision:
         if self.order.precision != "auto":
@@ -103,8 +110,9 @@ class Setting:
         if self._computed_once:
             return "float32"
         facts = {**self._facts, "n_frozen": frozen}
-        n_items = min(N_ITEMS, self.recipe.data.batch_size)
-        return faster(facts, self._paces, lambda: self._timed(lambda net, x, y: measured(net, x, y, frozen), n_items))
+        return faster(
+            facts, self._paces, lambda: self._timed(lambda net, x, y: measured(net, x, y, frozen), self._n_timed)
+        )
 
     @cached_property
     def mode(self) -> Mode:
@@ -155,6 +163,11 @@ class Setting:
         return n_frozen(self.recipe, len(_known(self.recipe.backbone).stages))
 
     @property
+    def _n_timed(self) -> int:
+        """Items of a step that is timed: batch norm needs two."""
+        return max(2, min(N_ITEMS, self.recipe.data.batch_size))
+
+    @property
     def _computed_once(self) -> bool:
         """Whether all that trains is a head that reads kept looks."""
         everything = self._n_frozen == len(_known(self.recipe.backbone).stages)
@@ -166,6 +179,7 @@ class Setting:
         return {
             "backbone": self.recipe.backbone, "resolution": self.recipe.data.resolution,
             "machine": machine_name(self.device), "n_threads": self.order.n_threads,
+            "channels_last": self.channels_last,
         }  # fmt: skip
 
     def _timed(self, measure: Callable[[Network, Tensor, Tensor], T], n_items: int) -> T:
@@ -332,8 +346,8 @@ class Setting:
         def make() -> Network | Ensemble:
             return onlooker(self.place(open_checkpoint(files.recipe, Path(files.weights), self.n_classes)))
 
-        key = ("teacher", file_key(files.weights), files.recipe.model_dump_json(), self.n_classes, str(self.device))
-        return ONLOOKERS.get(key, make)
+        file, described = file_key(files.weights), files.recipe.model_dump_json()
+        return ONLOOKERS.get(("teacher", file, described, self.n_classes, str(self.device), self.channels_last), make)
 
 
 def seed_of(seed: int, *place: int) -> int:

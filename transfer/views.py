@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from domain.catalogue import Preprocessing
 from intake.packs import Pack
+from transfer.memory import index_of
 
 cv2.setNumThreads(0)  # a trial has one core; cv2's own pool would fight torch's
 
@@ -198,7 +199,7 @@ class Pictures:
         if self.device.type != "cuda":
             return None
         free, total = torch.cuda.mem_get_info(self.device)
-        share = torch.cuda.get_per_process_memory_fraction(self.device) * total
+        share = torch.cuda.get_per_process_memory_fraction(index_of(self.device)) * total
         left = min(free, share - torch.cuda.memory_reserved(self.device))
         if self._pixels.nbytes > ON_DEVICE_SHARE * left:
             return None

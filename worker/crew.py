@@ -122,7 +122,7 @@ class Crew:
             elif time.monotonic() - self._heard_at > self._silent_s:
                 raise ChildDied(f"the trial process has said nothing for {self._silent_s:.0f} s")
             done = isinstance(message, Done | Refused)
-            self._worn = isinstance(message, Done) and message.worn
+            self._worn = isinstance(message, Done | Refused) and message.worn
             if isinstance(message, Done) or (isinstance(message, Refused) and message.code != "crashed"):
                 self._ordered = False
             yield None if isinstance(message, Alive) else message

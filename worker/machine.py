@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from transfer.memory import index_of
+
 Facts = dict[str, str | int | float | bool]
 
 
@@ -26,7 +28,7 @@ def describe_machine(
         properties = torch.cuda.get_device_properties(device)
         total = properties.total_memory
         if memory_bytes is not None and memory_bytes < total:
-            torch.cuda.set_per_process_memory_fraction(memory_bytes / total, device)
+            torch.cuda.set_per_process_memory_fraction(memory_bytes / total, index_of(device))
         facts |= {"device_name": properties.name, "memory_bytes": min(total, memory_bytes or total)}
         if precision == "auto":
             precision = "auto" if torch.cuda.is_bf16_supported() else "float32"

@@ -112,9 +112,9 @@ def serve(line: Line, weights_dir: Path | None, wear: Wear) -> None:
             else:
                 body = finish(message.order, line.alive).model_dump(mode="json")
         except GraftError as error:
-            line.send(Refused(code=error.code, detail=error.detail))
+            line.send(Refused(code=error.code, detail=error.detail, worn=wear.is_worn()))
         except torch.cuda.OutOfMemoryError as error:
-            line.send(Refused(code="out_of_memory", detail=str(error)))
+            line.send(Refused(code="out_of_memory", detail=str(error), worn=wear.is_worn()))
         except Exception as error:  # a fault of ours: say what it was, and leave a clean process behind
             log.exception("an order broke")
             line.send(Refused(code="crashed", detail=f"{type(error).__name__}: {error}"))

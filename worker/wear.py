@@ -9,7 +9,9 @@ from torch import device as torch_device
 from transfer import compiling, memory, warm
 
 SUSPICIOUS = 1 / 4  # of the memory that the process may use
-LEAKED = 1 / 16
+LEAKED = 1 / 16  # but no less than
+LEAST_BYTES = 512 << 20  # libraries loaded since, and what an allocator cannot give back
+LATEST = 3 / 4  # of the memory, to look again
 
 
 class Wear:
@@ -17,7 +19,8 @@ class Wear:
         """Before the first order."""
         self._device = device
         self._rest = memory.own_bytes(device)
-        self._look_at, self._most = SUSPICIOUS * memory_bytes, LEAKED * memory_bytes
+        self._look_at, self._latest = SUSPICIOUS * memory_bytes, LATEST * memory_bytes
+        self._most = max(LEAKED * memory_bytes, LEAST_BYTES)
 
     def is_worn(self) -> bool:
         """Asked between orders. What looked suspicious and was no leak is looked into again at twice that."""
@@ -27,7 +30,7 @@ class Wear:
         warm.forget()
         compiling.forget()
         memory.empty_cache(torch_device(self._device))
-        self._look_at = 2 * held
+        self._look_at = min(2 * held, self._latest)
         return self._held() >= self._most
 
     def _held(self) -> int:

@@ -96,11 +96,12 @@ class Done(Message):
 
 
 class Refused(Message):
-    """The order could not be carried out: a domain error of the child."""
+    """The order could not be carried out: a domain error of the child, which may be `worn` as well."""
 
     kind: Literal["refused"] = "refused"
     code: str
     detail: str
+    worn: bool = False
 
 
 ToChild = Annotated[RunLot | ProbeLot | Finish | Wishes, Field(discriminator="kind")]

@@ -79,11 +79,19 @@ def test_what_trains_a_head_on_kept_looks_is_not_timed(pack: Path, source: Path,
     assert len(notes(order)) == 1, "its frozen stages run in every step"
 
 
-def test_a_trial_that_goes_on_keeps_its_precision(pack: Path, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("of", "here", "there"), [("precision", "bfloat16", "float32"), ("layout", "contiguous", "channels_last")]
+)
+def test_a_trial_that_goes_on_keeps_its_precision_and_layout(
+    of: str, here: str, there: str, pack: Path, source: Path, tmp_path: Path
+) -> None:
     order = open_order(make_recipe(), pack, source, tmp_path)
     setting_of(order)
-    (note,) = notes(order)
-    change(note, "bfloat16")
+    (note,) = notes(order, of)
+    change(note, here, of)
+    setting_of(order)  # whatever follows from it is found out too
+    for other in notes(order):
+        change(other, here if of == "precision" else "float32")
     whole = Fit(order, stopped=go)
     reports = list(whole)
 
@@ -93,10 +101,11 @@ def test_a_trial_that_goes_on_keeps_its_precision(pack: Path, source: Path, tmp_
         told.append(report.trial_id)
     half.save(tmp_path / "point")
     assert len(told) < len(reports)
-    change(note, "float32")  # on a machine where that is faster
+    change(note, there, of)  # on a machine where that is faster
     rest = Fit(open_order(make_recipe(), pack, source, tmp_path, resume=tmp_path / "point"), stopped=go)
     list(rest)
-    assert rest.outcome("tr_1").facts["precision"] == "bfloat16"
+    assert rest.outcome("tr_1").facts["precision"] == (here if of == "precision" else "float32")
+    assert rest._trials["tr_1"]._channels_last == (of == "precision")
     one, two = (load_file(fit.outcome("tr_1").files["weights"]) for fit in (whole, rest))
     assert all(torch.equal(one[name], two[name]) for name in one)
 

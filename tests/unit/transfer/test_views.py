@@ -140,7 +140,8 @@ def test_pictures_live_on_a_device_where_a_quarter_of_what_is_left_holds_them(
     size, device = pictures._pixels.nbytes, pictures.device
     card = {"free": 4 * size, "fraction": 1.0, "reserved": 0}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (card["free"], 100 * size))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: card["fraction"])
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda number: (card["fraction"],)[number])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: card["reserved"])
     monkeypatch.setattr(pictures, "_copied", lambda: torch.ones(1))
     monkeypatch.setattr(pictures, "device", torch.device("cuda"))
