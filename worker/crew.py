@@ -68,9 +68,11 @@ class Crew:
             command += ["--weights-dir", str(settings.weights_dir)]
         if settings.device_memory_bytes is not None:
             command += ["--memory-bytes", str(settings.device_memory_bytes)]
+        # NumPy's threads spin while they wait: beside a busy neighbour a solve took four minutes instead of half a one.
+        environment = _clean_environment() | {"OPENBLAS_NUM_THREADS": str(settings.n_threads or 1)}
         with theirs:
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=_clean_environment(), stdin=subprocess.DEVNULL
+                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
             )
         self._connection = Connection(ours.detach())
         if not self._connection.poll(START_S):

@@ -107,6 +107,12 @@ def test_the_trial_process_is_told_no_secret(crew: Crew) -> None:
     assert not [name for name in names if name.startswith(("GRAFT_", "AWS_", "PG", "REDIS"))]
 
 
+def test_numpy_has_no_more_threads_than_a_trial(crew: Crew) -> None:
+    environment = Path(f"/proc/{crew.pid}/environ").read_bytes().decode().split("\0")
+    assert "OPENBLAS_NUM_THREADS=1" in environment
+    assert crew.facts["n_threads"] == 1
+
+
 def test_orders_follow_one_another_in_one_warm_process(crew: Crew, pack: Path, tmp_path: Path) -> None:
     pid = crew.start() and crew.pid
     first = carry_out(crew, run(pack, tmp_path / "a", 12))
