@@ -25,7 +25,7 @@ from transfer.warm import Shelf, file_key
 FORMAT = 1
 MAX_BYTES = 1 << 30  # in memory
 MAX_SHARED_BYTES = 8 << 30  # on disk
-MAX_PASSED_BYTES = 1 << 30  # on disk, of all that a trial keeps for others alone: it may be wanted, or not
+MAX_PASSED_BYTES = 1 << 30  # on disk, of evaluation pixels and of all training looks each, kept for others alone
 MARGIN = 1.3  # by which keeping must win
 SHARED_BY = 4  # trials, by a cautious guess
 
