@@ -11,6 +11,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
 
 from domain.catalogue import Preprocessing
 from domain.errors import Conflict
@@ -124,13 +126,15 @@ def write_onnx(
     for module in graph.modules():
         if "inplace" in vars(module):  # the exporter takes such operations apart, in twice the time
             vars(module)["inplace"] = False
+    fold_batch_norms(graph)
     sample = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # two: a batch of one would be taken for a constant
     try:
-        program = torch.onnx.export(
-            graph, (sample,), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
-            input_names=["pixels"], output_names=["logits", "probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("n_items", min=1)},),
-        )  # fmt: skip
+        with torch.no_grad():
+            program = torch.onnx.export(
+                graph, (sample,), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+                input_names=["pixels"], output_names=["logits", "probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("n_items", min=1)},),
+            )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise Conflict("export_failed", f"the network cannot be written as ONNX: {reason}") from error
@@ -141,6 +145,18 @@ def write_onnx(
     program.model.metadata_props.update(metadata)
     program.model.producer_name = title
     program.save(str(path), external_data=False)
+
+
+def fold_batch_norms(graph: nn.Module) -> None:
+    """Have convolutions do what the batch norms behind them do: the exporter would, in twice the time.
+
+    Stage by stage, for whole networks branch on shapes; a stage that does so itself is left as it is.
+    """
+    networks = [module for module in graph.modules() if isinstance(module, Network)]
+    for network in networks:
+        for name in network.stage_names:
+            with suppress(fx.proxy.TraceError, TypeError):
+                setattr(network, name, fuse(network.get_submodule(name)))
 
 
 def open_onnx(path: Path, *, n_threads: int = 1) -> onnxruntime.InferenceSession:

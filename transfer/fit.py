@@ -23,10 +23,9 @@ from domain.lot import LotOrder, TrialOrder
 from domain.trial import Report, TrialOutcome
 from models.weights import save_weights
 from transfer import compiling, measures, memory, resume, warm
-from transfer.compiling import Mode
 from transfer.fold import FoldRun, Logits, Sight, choose, measure
-from transfer.pace import Precision
-from transfer.setting import Halted, Setting
+from transfer.pace import Keeping
+from transfer.setting import Found, Halted, Setting
 
 Stopped = Callable[[str], str]
 
@@ -94,9 +93,7 @@ class _Trial:
         self.error: GraftError | None = None
         self.files: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
-        self._precision: Precision | None = None  # once it has begun
-        self._mode: Mode | None = None
-        self._channels_last: bool | None = None
+        self._found = Found()
         self.folds: list[dict[str, Any]] = []  # of the fits that are over: logits, candidates, choice
         self.peak_bytes = 0
         self.halved = False
@@ -129,8 +126,8 @@ class _Trial:
     def _train(self) -> Iterator[Report]:
         memory.forget_peak(self.order.device)
         self._read = self._read_resume_point()
-        setting = Setting(self.order, self.trial, self._stopped, self._precision, self._mode, self._channels_last)
-        self._precision, self._mode, self._channels_last = setting.precision, setting.mode, setting.channels_last
+        setting = Setting(self.order, self.trial, self._stopped, self._found)
+        self._found = setting.found
         while self.fold < setting.n_fits:
             self.run = None  # until it stands: a trial that is paused before has nothing of this fit to save
             self.run = FoldRun(setting, self.fold, choice=self._pooled_choice(setting))
@@ -246,11 +243,12 @@ class _Trial:
             for kind in ("logits", "candidates"):
                 if fold[kind] is not None:
                     tensors[f"fold/{place}/{kind}"] = torch.from_numpy(fold[kind])
+        found = self._found if run is None else run.setting.found
         facts = {
             "fingerprint": resume.fingerprint(self.order, self.trial), "fold": self.fold, "cost_s": self.cost_s,
             "value": self.value, "choices": [fold["choice"] for fold in self.folds],
-            "run": None if run is None else run.facts(), "precision": self._precision,
-            "mode": self._mode if run is None else run.setting.mode, "channels_last": self._channels_last,
+            "run": None if run is None else run.facts(), "precision": found.precision, "mode": found.mode,
+            "channels_last": found.channels_last, "keeping": list(found.keeping.items()),
             "remarks": self.facts.get("remarks", []),
         }  # fmt: skip
         return facts, tensors
@@ -264,8 +262,10 @@ class _Trial:
             return None
         facts, tensors = saved
         self.fold, self.cost_s, self.value = facts["fold"], facts["cost_s"], facts["value"]
-        self._precision, self._mode = facts["precision"], facts.get("mode")
-        self._channels_last = facts.get("channels_last")
+        self._found = Found(
+            facts["precision"], facts.get("mode"), facts.get("channels_last"),
+            {depth: Keeping(*seconds) for depth, seconds in facts.get("keeping", [])},
+        )  # fmt: skip
         if facts["remarks"]:
             self.facts["remarks"] = facts["remarks"]
         for place, choice in enumerate(facts["choices"]):

@@ -99,7 +99,7 @@ class Loop:
         n_shown = self.n_steps * self.recipe.data.batch_size
         kept = Kept(
             setting, self.net, depth, untouched=not self.bench.touched(depth),
-            looks=pays(setting, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks),
+            looks=pays(setting, self.net, depth, n_shown=n_shown, n_items=len(self.bench.train), n_looks=n_looks),
         )  # fmt: skip
         readable = kept.filled(None, self.bench.val if len(self.bench.val) else self.bench.train[:1])
         return None if readable is None else kept

@@ -1,5 +1,5 @@
-"""Is bfloat16 faster for this network on this machine? Another memory layout? Are compiled stages? A few steps are
-timed once, and the answer is kept.
+"""Is bfloat16 faster for this network on this machine? Another memory layout? Are compiled stages? Is it quicker to
+read what frozen stages make of a picture than to compute it? A few steps are timed once, and the answer is kept.
 
 Autocast wins where the machine multiplies bfloat16 matrices in hardware and the network spends its time there; networks
 of depthwise convolutions lose by it on many CPUs. So each backbone, resolution and depth of freezing is asked for
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -42,6 +42,13 @@ Facts = Mapping[str, str | int]
 Page = Mapping[str, Any]  # as noted: the facts, and what was measured of them
 
 KNOWN: dict[str, Page] = {}
+
+
+class Keeping(NamedTuple):
+    """Seconds an item: what frozen stages make of a new look at it, computed, and read from where it is kept."""
+
+    computing_s: float
+    reading_s: float
 
 
 def faster(facts: Facts, folder: Path | None, measure: Callable[[], Mapping[Precision, float]]) -> Precision:
@@ -105,10 +112,12 @@ def layout(facts: Facts, folder: Path | None, measure: Callable[[], Mapping[Layo
     return found
 
 
-def measured_layouts(net: Network, inputs: Tensor, targets: Tensor, *, halves: bool = False) -> dict[Layout, float]:
-    """Seconds of a training step of the whole network, which lies channels last before and after, in either layout;
-    `halves` under bfloat16 autocast."""
-    freeze(net, 0)
+def measured_layouts(
+    net: Network, inputs: Tensor, targets: Tensor, n_frozen: int, *, halves: bool = False
+) -> dict[Layout, float]:
+    """Seconds of a training step above the first `n_frozen` stages of a network, which lies channels last before and
+    after, in either layout; `halves` under bfloat16 autocast."""
+    freeze(net, n_frozen)
 
     def step(layout: Layout) -> None:
         lain = FORMATS[layout]
@@ -121,6 +130,21 @@ def measured_layouts(net: Network, inputs: Tensor, targets: Tensor, *, halves: b
         return _in_turn({layout: partial(step, layout) for layout in get_args(Layout)}, inputs.device)
     finally:
         net.to(memory_format=torch.channels_last)
+
+
+def keeping(facts: Facts, folder: Path | None, measure: Callable[[], Keeping]) -> Keeping:
+    """What computing and reading take for what `facts` describe, noted as precisions are."""
+
+    def is_whole(page: Page) -> bool:
+        return bool(page["computing_s"] > 0 and page["reading_s"] > 0)
+
+    page = remembered({**facts, "asked": "keeping"}, folder, lambda: measure()._asdict(), is_whole=is_whole)
+    return Keeping(float(page["computing_s"]), float(page["reading_s"]))
+
+
+def best_of(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of `work`, the best of a few times after the first."""
+    return min([seconds_of(work, device) for _ in range(1 + N_ROUNDS)][1:])
 
 
 def _learn(net: Network, logits: Tensor, targets: Tensor) -> None:
@@ -155,7 +179,7 @@ def freeze(net: Network, n_frozen: int) -> None:
         net.get_submodule(stage).eval().requires_grad_(False)
 
 
-def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()

@@ -8,6 +8,7 @@ trials, and, where the order names a folder, by all processes of the machine and
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from models.network import Network
 from transfer.activations import CHUNK, Activations, created, in_memory, opened
+from transfer.pace import N_ITEMS, Keeping, best_of
 from transfer.setting import TEST, VAL, Setting
 from transfer.views import Items
 from transfer.warm import Shelf, file_key
@@ -179,15 +181,42 @@ class Kept:
         self.shown = self.filled(view, items)
 
 
-def pays(setting: Setting, *, n_shown: int, n_items: int, n_looks: int) -> bool:
-    """Whether computing every look of every item once costs less than computing what a trial shows of them.
+def pays(setting: Setting, net: Network, depth: int, *, n_shown: int, n_items: int, n_looks: int) -> bool:
+    """Whether keeping what the first `depth` stages make of every look of every item costs less than computing it
+    whenever it is shown:
 
-    Reading costs next to nothing beside any stage, so numbers decide: n_shown T >= 1.3 n_items n_looks, where T trials
-    read what one has stored. Neither a clock nor what is there already has a say: kept and computed activations may
-    differ by rounding, and a trial must end with the same bits wherever it is run or resumed.
+        n_shown (c - r) >= 1.3 n_items n_looks (c + r) / T
+
+    n_shown: items that the trial shows; c, r: seconds of computing and of reading one, timed once a machine and noted,
+    r = 0 without a clock; T: trials that read what one has stored. What is there already has no say: kept and computed
+    activations may differ by rounding, and a trial must end with the same bits wherever it is run or resumed.
     """
     n_trials = SHARED_BY if setting.order.activations is not None else 1
-    return n_looks > 0 and n_shown * n_trials >= MARGIN * n_items * n_looks
+    kept = MARGIN * n_items * n_looks / n_trials
+    if n_looks == 0 or n_shown < kept:  # whatever reading takes
+        return False
+    timed = setting.keeping(depth, lambda: measured(setting, net, depth))
+    return timed is None or n_shown * (timed.computing_s - timed.reading_s) >= kept * sum(timed)
+
+
+@torch.no_grad()
+def measured(setting: Setting, net: Network, depth: int) -> Keeping:
+    """Seconds an item of computing and reading what `depth` stages, in eval mode, make of a look of the recipe's."""
+    items = np.resize(np.arange(len(setting.pack.labels)), N_ITEMS)
+    found: list[Tensor] = []
+
+    def compute() -> None:
+        with setting.autocast():
+            found[:] = [net.prefix(_looks(setting, items, 0), depth)]
+
+    computing_s = best_of(compute, setting.device) / N_ITEMS
+    rows = np.random.default_rng(0).permutation(CHUNK)
+    Path(setting.order.scratch).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=setting.order.scratch) as folder:
+        store = created(Path(folder) / "timed", {}, CHUNK, found[0]) if setting.device.type == "cpu" else None
+        store = store or in_memory(CHUNK, found[0])
+        store.put(0, found[0].repeat(CHUNK // N_ITEMS, *[1] * (found[0].ndim - 1)))
+        return Keeping(computing_s, best_of(lambda: store.read(rows), setting.device) / CHUNK)
 
 
 def _looks(setting: Setting, items: Items, view: int | None) -> Tensor:

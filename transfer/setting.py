@@ -2,11 +2,12 @@
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ from models.ensemble import Ensemble
 from models.facts import facts_of
 from models.network import Network, new_head
 from models.weights import Start, load_start
-from transfer import compiling
+from transfer import compiling, pace
 from transfer.checkpoint import open_checkpoint
 from transfer.compiling import Mode
 from transfer.memory import is_exhausted
 from transfer.pace import (
     N_ITEMS,
+    Keeping,
     Layout,
     Page,
     Precision,
@@ -64,13 +66,22 @@ class Halted(Exception):
         self.answer = answer
 
 
+class Found(NamedTuple):
+    """What was found out about how a trial is best trained: so it stays, wherever it goes on."""
+
+    precision: Precision | None = None
+    mode: Mode | None = None
+    channels_last: bool | None = None
+    keeping: Mapping[int, Keeping] = MappingProxyType({})  # by the number of frozen stages
+
+
 class Setting:
-    """One trial on this machine. `precision`, `mode` and `channels_last` are what it has been trained in so far."""
+    """One trial on this machine. `found` is what is known of it already."""
 
     def __init__(
-        self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str], precision: Precision | None = None,
-        mode: Mode | None = None, channels_last: bool | None = None,
-    ) -> None:  # fmt: skip
+        self, order: LotOrder, trial: TrialOrder, stopped: Callable[[str], str], found: Found | None = None
+    ) -> None:
+        found = found or Found()
         self.order = order
         self.trial = trial
         self.recipe: Recipe = trial.recipe
@@ -83,25 +94,38 @@ class Setting:
         self.channels_last = "conv" in _known(self.recipe.backbone).provides
         self.preprocessing = _known(self.recipe.backbone).preprocessing
         self._source_file = None if trial.source.weights is None else file_key(trial.source.weights)
-        if channels_last is not None:
-            self.channels_last = channels_last
+        if found.channels_last is not None:
+            self.channels_last = found.channels_last
         elif self.channels_last and self._paces is not None:
             self.channels_last = self._layout() == "channels_last"
         self.pack, self.pack_key, self.problem = self._open(Path(trial.pack))
-        self.precision: Precision = precision or self._precision()
-        if mode is not None:
-            self.mode = mode
+        self.precision: Precision = found.precision or self._precision()
+        if found.mode is not None:
+            self.mode = found.mode
+        self._keeping = dict(found.keeping)
+
+    @property
+    def found(self) -> Found:
+        return Found(self.precision, self.mode, self.channels_last, dict(self._keeping))
+
+    def keeping(self, depth: int, measure: Callable[[], Keeping]) -> Keeping | None:
+        """What computing and reading take after `depth` stages; None where nothing is to be timed."""
+        if depth not in self._keeping and self._paces is not None:
+            treated = {"precision": self.precision, "augmented": int(self.recipe.data.augmentation > 0)}
+            facts = {**self._facts, **treated, "n_frozen": depth}
+            self._keeping[depth] = pace.keeping(facts, self._paces, measure)
+        return self._keeping.get(depth)
 
     def _layout(self) -> Layout:
-        """Of this network at this resolution, whatever of it is frozen: cuts share what they keep."""
         ordered = self.order.precision
         halves = ordered == "bfloat16" or (ordered == "auto" and self.device.type != "cpu")
 
         def measure() -> dict[Layout, float]:
             self.pack, self.pack_key, self.problem = self._open(Path(self.trial.pack))  # channels last so far
-            return self._timed(lambda net, x, y: measured_layouts(net, x, y, halves=halves), self._n_timed)
+            frozen = self._n_frozen
+            return self._timed(lambda net, x, y: measured_layouts(net, x, y, frozen, halves=halves), self._n_timed)
 
-        return layout({**self._facts, "bfloat16": halves}, self._paces, measure)
+        return layout({**self._facts, "bfloat16": halves, "n_frozen": self._n_frozen}, self._paces, measure)
 
     def _precision(self) -> Precision:
         if self.order.precision != "auto":

@@ -105,7 +105,7 @@ def test_a_trial_that_goes_on_keeps_its_precision_and_layout(
     rest = Fit(open_order(make_recipe(), pack, source, tmp_path, resume=tmp_path / "point"), stopped=go)
     list(rest)
     assert rest.outcome("tr_1").facts["precision"] == (here if of == "precision" else "float32")
-    assert rest._trials["tr_1"]._channels_last == (of == "precision")
+    assert rest._trials["tr_1"]._found.channels_last == (of == "precision")
     one, two = (load_file(fit.outcome("tr_1").files["weights"]) for fit in (whole, rest))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -132,6 +132,16 @@ def test_either_layout_trains_alike_and_the_faster_one_is_kept_for_the_machine(
     for name, tensor in found["contiguous"].items():
         torch.testing.assert_close(tensor, found["channels_last"][name], rtol=1e-3, atol=1e-4)
     assert len(list((tmp_path / "kept").iterdir())) == 2, "activations in another layout are others"
+
+
+def test_each_cut_is_timed_in_either_layout(pack: Path, source: Path, tmp_path: Path) -> None:
+    for depth in (0, 1, 2, 1):
+        recipe = make_recipe(schedule=("freeze", {"depth": depth}))
+        setting_of(open_order(recipe, pack, source, tmp_path))
+    noted = [
+        json.loads(note.read_text())["n_frozen"] for note in notes(open_order(recipe, pack, source, tmp_path), "layout")
+    ]
+    assert sorted(noted) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

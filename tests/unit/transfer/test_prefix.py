@@ -1,6 +1,7 @@
 """Cached activations of frozen stages: the same training as without, only cheaper."""
 
 import gc
+import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.toys import make_order, make_recipe, train, write_source
-from transfer import activations, loop, prefix, warm
-from transfer.setting import Setting
+from transfer import activations, loop, pace, prefix, warm
+from transfer.setting import Found, Setting
 
 FIXED = {"augmentation": 0.0, "flip": False}
 
@@ -109,17 +110,53 @@ def test_activations_outlive_the_trial_but_hold_on_to_none_of_it(pack: Path, sou
 
 
 def test_keeping_pays_where_less_is_computed_than_is_shown(pack: Path, source: Path, tmp_path: Path) -> None:
-    """1.3 n_items n_looks <= n_shown T, where four trials share what lies in files."""
+    """1.3 n_items n_looks <= n_shown T, where four trials share what lies in files; without a clock reading is free."""
     order = make_order(make_recipe(), pack, source, tmp_path)
     alone = Setting(order, order.trials[0], lambda _: "go")
     shared = order.model_copy(update={"activations": str(tmp_path)})
     together = Setting(shared, order.trials[0], lambda _: "go")
-    assert prefix.pays(alone, n_shown=1300, n_items=1000, n_looks=1)
-    assert not prefix.pays(alone, n_shown=1299, n_items=1000, n_looks=1)
-    assert not prefix.pays(alone, n_shown=2599, n_items=1000, n_looks=2)
-    assert prefix.pays(together, n_shown=650, n_items=1000, n_looks=2)
-    assert not prefix.pays(together, n_shown=649, n_items=1000, n_looks=2)
-    assert not prefix.pays(together, n_shown=10**9, n_items=1, n_looks=0), "a new look every epoch"
+    net, _ = alone.borrow(0)
+
+    def pays(setting: Setting, n_shown: int, n_items: int, n_looks: int) -> bool:
+        return prefix.pays(setting, net, 2, n_shown=n_shown, n_items=n_items, n_looks=n_looks)
+
+    assert pays(alone, 1300, 1000, 1)
+    assert not pays(alone, 1299, 1000, 1)
+    assert not pays(alone, 2599, 1000, 2)
+    assert pays(together, 650, 1000, 2)
+    assert not pays(together, 649, 1000, 2)
+    assert not pays(together, 10**9, 1, 0), "a new look every epoch"
+
+
+def test_a_clock_decides_whether_keeping_pays(pack: Path, source: Path, tmp_path: Path) -> None:
+    """n_shown (c - r) >= 1.3 n_items n_looks (c + r) / T, by what is noted of this kind of machine; a trial that goes
+    on elsewhere stays with what it has found."""
+    order = make_order(make_recipe(), pack, source, tmp_path).model_copy(update={"paces": str(tmp_path / "paces")})
+
+    def setting(found: Found | None = None) -> Setting:
+        return Setting(order, order.trials[0], lambda _: "go", found)
+
+    net, _ = setting().borrow(0)
+
+    def pays(setting: Setting, n_shown: int) -> bool:
+        return prefix.pays(setting, net.eval(), 2, n_shown=n_shown, n_items=1000, n_looks=1)
+
+    pays(setting(), 10_000)
+    (note,) = [n for n in (tmp_path / "paces").iterdir() if "computing_s" in json.loads(n.read_text())]
+    told = json.loads(note.read_text())
+    assert told["computing_s"] > 0
+    assert told["reading_s"] > 0
+    # c = 3, r = 1: 2 n >= 1.3 * 1000 * 4, so from 2600 items on.
+    note.write_text(json.dumps(told | {"computing_s": 3.0, "reading_s": 1.0}))
+    pace.KNOWN.clear()
+    here = setting()
+    assert pays(here, 2600)
+    assert not pays(here, 2599)
+    note.write_text(json.dumps(told | {"computing_s": 1.0, "reading_s": 2.0}))
+    pace.KNOWN.clear()
+    assert not pays(setting(), 10**9), "reading takes longer"
+    assert pays(setting(here.found), 2600)
+    assert here.found.keeping == {2: (3.0, 1.0)}
 
 
 @pytest.mark.parametrize("backbone", ["tiny_smallnet", "tiny_mobilenet_v2", "tiny_resnet"])
