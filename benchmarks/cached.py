@@ -1,5 +1,6 @@
-"""What kept activations save: later trials that train a head, or the last stage, against such as keep nothing; heads
-trained together against one after another. One thread, wall time, from the order to the files of the ended trial.
+"""What kept activations save: later trials that train a head, or the last stage (the tenth to twelfth of their kind),
+against such as keep nothing; heads trained together against one after another. One thread, wall time, from the order to
+the files of the ended trial.
 
 A trial keeps nothing where every epoch shows a new look of each picture. Beside it stands the same trial with two
 looks, plain and mirrored, which were kept by an earlier one.
@@ -36,6 +37,7 @@ BATCH = 64
 HEAD = ("resnet18", 128, 1000, 10)  # backbone, pixels, images, epochs
 LAST_STAGE = (("resnet18", 128, 1.9), ("mobilenet_v2", 128, 1.9), ("resnet18", 64, None), ("mobilenet_v2", 64, None))
 N_IMAGES, N_EPOCHS, N_ROUNDS = 256, 3, 3
+NTH = 10  # trial that is timed first; the one before all of them fills
 N_HEADS = 64
 NEW_LOOKS: dict[str, Any] = {"augmentation": 0.0, "flip": True}
 TWO_LOOKS = NEW_LOOKS | {"views": 2}
@@ -130,7 +132,8 @@ def _head(folder: Path) -> list[Figure]:
 def _last_stage(folder: Path, backbone: str, resolution: int, aim: float | None) -> list[Figure]:
     bench = Bench(folder, backbone, resolution, N_IMAGES)
     recipes = [bench.recipe(bench.n_stages - 1, N_EPOCHS, looks) for looks in (TWO_LOOKS, NEW_LOOKS)]
-    bench.seconds(recipes[0])
+    for _ in range(1, NTH):
+        bench.seconds(recipes[0])
     times = [(bench.seconds(recipes[0]), bench.seconds(recipes[1])) for _ in range(N_ROUNDS)]
     label = f"last stage, {backbone}@{resolution}, {N_IMAGES} images, {N_EPOCHS} epochs"
     ratio = quantile([uncached / kept for kept, uncached in times], 0.5)
@@ -139,8 +142,8 @@ def _last_stage(folder: Path, backbone: str, resolution: int, aim: float | None)
     least_s = [N_IMAGES * N_EPOCHS * operations / bounds.peak_flops() for operations in (training, above)]
     return [
         Figure(f"{label}: nothing kept", quantile([t for _, t in times], 0.5), "s", bound=least_s[0]),
-        Figure(f"{label}: a later one", quantile([t for t, _ in times], 0.5), "s", bound=least_s[1]),
-        Figure(f"{label}: nothing kept over a later one", ratio, "ratio", None if aim is None else (">=", aim)),
+        Figure(f"{label}: the tenth trial", quantile([t for t, _ in times], 0.5), "s", bound=least_s[1]),
+        Figure(f"{label}: nothing kept over the tenth", ratio, "ratio", None if aim is None else (">=", aim)),
     ]
 
 

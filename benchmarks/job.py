@@ -1,7 +1,6 @@
 """A job of 24 trials on both cores, start to end, against plain Optuna around the tutorial's loop.
 
-The same photographs, splits, ImageNet weights, space and number of trials; of decay Graft searches the head's and the
-rest's apart, and whether pictures are flipped, which the rival does not. Graft is its API and two workers, one thread
+The same photographs, splits, ImageNet weights, space and number of trials. Graft is its API and two workers, one thread
 each, as a user has it: poor trials rest where they are compared. The rival is given the faster of one process with two
 threads and two with one. What either takes depends on the recipes that it draws, so several seeds are run.
 `job_in_full` is the same with every trial full fine-tuning to its end. What is selected by log-loss on val is judged by
@@ -41,7 +40,9 @@ from intake.packs import open_pack
 CASE = SearchCase("neu_surface", 50, 34, 216)
 BACKBONE, WEIGHTS, RESOLUTION, BATCH = "mobilenet_v2", "mobilenet_v2_in1k", 64, 32
 N_TRIALS, N_STAGES = 24, 5
-RANGES: dict[str, Any] = {"lr": [1e-3, 1e-1], "ratio": [1e-2, 1.0], "decay": [1e-5, 1e-1], "steps": [40, 160]}
+RANGES: dict[str, Any] = {
+    "lr": [1e-3, 1e-1], "ratio": [1e-2, 1.0], "decay": [1e-6, 1e-2], "decay_of_head": [1e-5, 1e-1], "steps": [40, 160],
+}  # fmt: skip
 ACCURACY_AIM = -1.0
 
 
@@ -163,7 +164,7 @@ def _graft(folder: Path, kind: Kind, seed: int) -> tuple[float, float, str]:
         "data.resolution": RESOLUTION, "data.batch_size": BATCH, "schedule": "freeze", "regularizer": "l2",
         "schedule.freeze.depth": {"low": low, "high": high} if high > low else low,
         **{place: {"low": RANGES[name][0], "high": RANGES[name][1]} for name, place in PLACES.items()},
-        "data.mixup_alpha": 0.0, "optimizer.momentum": 0.9, "data.augmentation": 0.8,
+        "data.mixup_alpha": 0.0, "optimizer.momentum": 0.9, "data.augmentation": 0.8, "data.flip": True,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         service = stack.enter_context(api(Path(name) / "home"))
@@ -196,4 +197,7 @@ def _operations(client: Client, trial: Trial) -> float:
     return n_steps * BATCH * bounds.of_training(BACKBONE, RESOLUTION, n_frozen=frozen)
 
 
-PLACES = {"lr": "optimizer.lr_head", "ratio": "optimizer.inner_ratio", "decay": "regularizer.l2.beta", "steps": "steps"}
+PLACES = {
+    "lr": "optimizer.lr_head", "ratio": "optimizer.inner_ratio", "decay": "regularizer.l2.alpha",
+    "decay_of_head": "regularizer.l2.beta", "steps": "steps",
+}  # fmt: skip

@@ -9,6 +9,7 @@ downloaded. The service lives in a temporary home; yours, if you have one, is no
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -106,10 +107,12 @@ def write_scans(scratch: Path) -> list[Path]:
 
 @contextmanager
 def service(home: Path) -> Iterator[Client]:
-    """An embedded service that ends with this process, however this ends."""
+    """An embedded service that ends with this process, however this ends; one thread, so that its trials come to the
+    same numbers on machines of a kind."""
     argv = [sys.executable, "-m", "graft", "serve", "--home", str(home), "--port", "0", "--watch-parent"]
+    environment = os.environ | {"GRAFT_WORKERS": "1", "GRAFT_N_THREADS": "1"}
     with (OUT / "serve.log").open("wb") as log:
-        server = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        server = subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
     try:
         while (facts := running(home)) is None:
             if server.poll() is not None:

@@ -23,6 +23,7 @@ from typing import IO
 
 from graft.errors import GraftError
 from graft.home import Running, is_held, read_json, running, take_lock, write_json
+from graft.machine import look, shares
 
 DEFAULT_PORT = 8321
 FIRST_RESTART_S = 0.5
@@ -225,10 +226,13 @@ def signals(put: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def serve(home: Path, host: str, port: int | None, *, n_workers: int, say: Say, watch_parent: bool = False) -> None:
-    """Run the embedded service in the foreground until a signal, or until standard input ends."""
+def serve(
+    home: Path, host: str, port: int | None, *, n_workers: int | None, say: Say, watch_parent: bool = False
+) -> None:
+    """Run the embedded service in the foreground until a signal, or until standard input ends. Without a number there
+    are as many workers as the machine bears."""
     require("fastapi", "server")
-    if n_workers:
+    if n_workers != 0:
         require("torch", "worker")
     lock = take_lock(home)
     if lock is None:
@@ -241,9 +245,10 @@ def serve(home: Path, host: str, port: int | None, *, n_workers: int, say: Say, 
         environment = child_environment(home, GRAFT_HOST=host, GRAFT_PORT=str(port))
         migrate(environment)
         children = [Child("api", command("api", "--watch-parent"), environment)]
-        for number in range(n_workers):  # one sees to everything but trials as well
+        each = [] if n_workers == 0 else shares(look(), environment, n_workers)
+        for number, own in enumerate(each):  # one sees to everything but trials as well
             argv = command("worker", "--queue", "trials" if number else "control,trials", "--watch-parent")
-            children.append(Child(f"worker {number + 1}" if number else "worker", argv, environment))
+            children.append(Child(f"worker {number + 1}" if number else "worker", argv, environment | own))
         supervisor = Supervisor(children, local_url(host, port), home, say)
         if watch_parent:
             threading.Thread(target=_watch_parent, args=(supervisor.happened.put,), daemon=True).start()

@@ -12,7 +12,7 @@ from domain.errors import Invalid
 PREFIX = "GRAFT_"
 GIB = 1024**3
 # Read by the client or by the tests, not by a server; a shell may well hold both kinds.
-FOREIGN = {"GRAFT_URL", "GRAFT_API_KEY", "GRAFT_HOME"}
+FOREIGN = {"GRAFT_URL", "GRAFT_API_KEY", "GRAFT_HOME", "GRAFT_WORKERS"}
 
 
 class Settings(BaseSettings):
@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     upload_ttl_s: float = Field(default=86_400.0, gt=0)
 
     device: str = "auto"
-    n_threads: int = Field(default=0, ge=0)  # 0: chosen by the worker
+    n_threads: int = Field(default=0, ge=0)  # of a trial; 0: chosen by the worker
+    max_threads: int = Field(default=1, ge=1)  # that it may choose on a CPU, where a probe finds them faster
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compiling: Literal["auto", "eager"] = "auto"  # auto: stages are compiled on an accelerator, where that is faster
     device_memory_bytes: int | None = Field(default=None, gt=0)  # a worker's share of its device; None: all there is

@@ -132,6 +132,24 @@ def measured_layouts(
         net.to(memory_format=torch.channels_last)
 
 
+def measured_threads(net: Network, inputs: Tensor, targets: Tensor, most: int) -> dict[int, float]:
+    """Seconds of a training step with 1, 2, 4 … threads."""
+    freeze(net, 0)
+    seconds: dict[int, float] = {}
+    for n in [1 << power for power in range(most.bit_length())]:
+        torch.set_num_threads(n)
+        seconds[n] = best_of(lambda: _learn(net, net(inputs), targets), inputs.device)
+    return seconds
+
+
+def chosen_threads(seconds: Mapping[int, float]) -> int:
+    """Twice as many as long as that wins by the margin."""
+    n = 1
+    while 2 * n in seconds and seconds[2 * n] * MARGIN <= seconds[n]:
+        n *= 2
+    return n
+
+
 def keeping(facts: Facts, folder: Path | None, measure: Callable[[], Keeping]) -> Keeping:
     """What computing and reading take for what `facts` describe, noted as precisions are."""
 

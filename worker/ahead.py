@@ -1,4 +1,5 @@
-"""The data, source and teacher of the trial that will be next, brought to this machine while another one trains.
+"""The data, source, teacher and resume point of the trial that will be next, brought to this machine while another one
+trains.
 
 What was asked ahead waits in its row for whichever worker is free first. Here it is only looked at: nothing is claimed,
 and whoever claims it finds them in the cache, or fetches them as ever.
@@ -14,7 +15,7 @@ from domain.teaching import needs
 from store.trials import trials_of_lot, waiting_lot
 from worker.claims import Claimed, measured
 from worker.context import Context
-from worker.files import pack_folder, source_files, source_pack
+from worker.files import fetch_resume_point, fetch_weights, pack_folder, source_files, source_pack
 from worker.teachers import finished_teacher
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,19 @@ def _read(context: Context, claimed: Claimed) -> None:
             trials = [] if lot_id is None else trials_of_lot(session, lot_id)
         for trial in trials:
             recipe = Recipe.model_validate(trial.recipe)
-            source_files(context, claimed.spec, recipe.source)
+            if trial.resume_blob is not None:
+                fetch_resume_point(context, trial.resume_blob)
+            source = source_files(context, claimed.spec, recipe.source)
             if "teacher" in needs(recipe, catalogue()):
                 finished_teacher(context, claimed.spec)
             # One thread: what trains meanwhile is timed.
             pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution, n_threads=1)
             source_pack(context, claimed.source_items_blob, recipe, measured(claimed.spec, trial), n_threads=1)
-    except GraftError as error:  # whoever claims the trial meets it again, and answers for it
+            fetch_weights(context, source)
+    except (
+        GraftError,
+        FileNotFoundError,
+    ) as error:  # whoever claims the trial, or just did, meets it and answers for it
         log.info("nothing was read ahead for %s: %s", claimed.job_id, error)
     except Exception:  # a fault of ours, and no reason to end a worker that trains
         log.exception("nothing was read ahead for %s", claimed.job_id)

@@ -63,13 +63,14 @@ class Crew:
         command = [
             sys.executable, "-m", "worker.trial_process", str(theirs.fileno()),
             "--device", settings.device, "--precision", settings.precision, "--threads", str(settings.n_threads),
+            "--most-threads", str(settings.max_threads), "--paces", str(settings.cache / "paces"),
         ]  # fmt: skip
         if settings.weights_dir is not None:
             command += ["--weights-dir", str(settings.weights_dir)]
         if settings.device_memory_bytes is not None:
             command += ["--memory-bytes", str(settings.device_memory_bytes)]
         # NumPy's threads spin while they wait: beside a busy neighbour a solve took four minutes instead of half a one.
-        environment = _clean_environment() | {"OPENBLAS_NUM_THREADS": str(settings.n_threads or 1)}
+        environment = clean_environment() | {"OPENBLAS_NUM_THREADS": str(settings.n_threads or 1)}
         with theirs:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
@@ -181,7 +182,7 @@ class Crew:
         return ChildDied(f"the trial process exited with status {code}")
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The parent's environment without a single GRAFT_, database or cloud variable."""
     return {k: v for k, v in os.environ.items() if k in _PASSED_ON or k.startswith(_PREFIXES)}
 

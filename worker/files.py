@@ -18,6 +18,7 @@ from domain.teaching import needs
 from intake.preprocess.classification import scaled
 from store.cache import fetch_blob, once
 from worker.context import Context
+from worker.crew import clean_environment
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +97,35 @@ def source_pack(
     return str(pack_folder(context, items_blob, recipe.backbone, recipe.data.resolution, n_threads=n_threads))
 
 
+def fetch_weights(context: Context, source: SourceFiles) -> None:
+    """Bring torchvision's weights of a source into the weights folder, in a process of its own, for a worker's has no
+    torch; Unavailable if they cannot be fetched."""
+    _, published, backbone = str(source.weights).partition("torchvision:")
+    folder = context.settings.weights
+    if not published or (folder / f"{backbone}.safetensors").exists():
+        return
+    command = [sys.executable, "-m", "models", backbone, str(folder)]
+    done = subprocess.run(
+        command, env=clean_environment(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise Unavailable("weights_unavailable", f"weights of {backbone}: {said[0]}")
+
+
+def fetch_resume_point(context: Context, key: str) -> Path:
+    """The archive of a resume point on this machine, until it is unpacked."""
+    return context.blobs.fetch(key, context.cache / key.partition("/")[0] / "resume")
+
+
 def fetch_folder(context: Context, key: str, folder: Path) -> str | None:
     """Unpack a resume point that this installation has written; None if it is gone or damaged (start over then).
 
     A blob store that does not answer is no reason to start over: that is Unavailable.
     """
+    archive: Path | None = None
     try:
-        archive = fetch_blob(context.blobs, key, folder.parent)
+        archive = fetch_resume_point(context, key)
         with zipfile.ZipFile(archive) as bundle:
             bundle.extractall(folder)
     except (NotFound, Unavailable, zipfile.BadZipFile) as error:
@@ -110,4 +133,7 @@ def fetch_folder(context: Context, key: str, folder: Path) -> str | None:
             raise
         log.warning("resume point %s cannot be used: %s", key, error)
         return None
+    finally:
+        if archive is not None:
+            archive.unlink(missing_ok=True)  # it is read once
     return str(folder)

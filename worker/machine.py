@@ -6,19 +6,20 @@ from pathlib import Path
 
 import torch
 
+from models.build import build
+from transfer import pace
 from transfer.memory import index_of
 
 Facts = dict[str, str | int | float | bool]
+TIMED = "resnet18", 64  # pixels
 
 
 def describe_machine(
     device: str = "auto", precision: str = "auto", n_threads: int = 0, memory_bytes: int | None = None
 ) -> Facts:
-    """Resolve "auto": the first GPU where there is one, one thread on CPU.
+    """Resolve "auto": the first GPU where there is one; one thread, for `threads` to say otherwise.
 
     As a precision it stays where the hardware has bfloat16, to be timed network by network, and is float32 elsewhere.
-
-    One thread, because two OpenMP threads on a busy core are several times slower than one; start a worker per core.
     `memory_bytes` is this process's share of the device: a GPU is held to it, on a CPU the probe of a job keeps to it.
     """
     if device == "auto":
@@ -39,6 +40,25 @@ def describe_machine(
         if precision == "auto":
             precision = "auto" if _multiplies_bfloat16() else "float32"
     return facts | {"precision": precision, "n_threads": n_threads or 1, "n_cores": os.cpu_count() or 1}
+
+
+def threads(most: int, paces: Path | None) -> int:
+    """How many threads a trial has on a CPU: one, for a worker on every core trains most and two OpenMP threads on a
+    busy core are several times slower than one; of `most` cores that no other worker has, as many as steps of a usual
+    network are faster by, timed once a machine."""
+    if most == 1:
+        return 1
+
+    def measure() -> pace.Page:
+        net = build(TIMED[0], n_classes=2, seed=0)
+        inputs = torch.zeros(pace.N_ITEMS, 3, TIMED[1], TIMED[1]).contiguous(memory_format=torch.channels_last)
+        targets = torch.zeros(pace.N_ITEMS, dtype=torch.long)
+        seconds = pace.measured_threads(net.to(memory_format=torch.channels_last), inputs, targets, most)
+        return {"seconds": list(seconds.items()), "n_threads": pace.chosen_threads(seconds)}
+
+    facts: pace.Facts = {"asked": "threads", "machine": pace.machine_name(torch.device("cpu")), "most": most}
+    page = pace.remembered(facts, paces, measure, is_whole=lambda page: 1 <= page["n_threads"] <= most)
+    return int(page["n_threads"])
 
 
 def _multiplies_bfloat16() -> bool:

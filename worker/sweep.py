@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 TIDY_EVERY_S = 600.0  # unreferenced blobs, caches, old scratch folders
 CACHED_FOR_S = 6 * 3600.0  # a trial may come back to its files for as long
-KINDS = ("packs", "items", "weights", "activations")  # of cached files, each kind evicted on its own
+KINDS = ("packs", "items", "weights", "activations", "resume")  # of cached files, each kind evicted on its own
 BATCH = 500
 # States in which a row waits for a claim.
 WORK: dict[type[Any], Collection[str]] = {

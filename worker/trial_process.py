@@ -32,7 +32,7 @@ from transfer.fit import Fit
 from transfer.memory import held_bytes, is_exhausted
 from transfer.rehearsal import export_s, look_s
 from transfer.setting import Setting
-from worker.machine import describe_machine
+from worker.machine import describe_machine, threads
 from worker.ranking import examined
 from worker.wear import Wear
 from worker.wire import (
@@ -258,12 +258,16 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--most-threads", type=int, default=1)
+    parser.add_argument("--paces", type=Path)
     parser.add_argument("--weights-dir", type=Path)
     parser.add_argument("--memory-bytes", type=int)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     facts = describe_machine(arguments.device, arguments.precision, arguments.threads, arguments.memory_bytes)
+    if arguments.threads == 0 and facts["device"] == "cpu":
+        facts["n_threads"] = threads(arguments.most_threads, arguments.paces)
     torch.set_num_threads(int(facts["n_threads"]))
     line = Line(Connection(arguments.fd))
     line.send(Hello(facts=facts))

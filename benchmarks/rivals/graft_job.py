@@ -4,6 +4,7 @@
 to draw curves (checkpoints of earlier incumbents, of the anchors) does not.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,8 +63,9 @@ def main(task: Task) -> None:
 def service(home: Path, task: Task) -> Iterator[Client]:
     """An embedded service that ends with this process."""
     argv = [sys.executable, "-m", "graft", "serve", "--home", str(home), "--port", "0", "--watch-parent"]
+    environment = os.environ | {"GRAFT_WORKERS": "1", "GRAFT_N_THREADS": "1"}
     with (Path(task.out) / "serve.log").open("wb") as log:
-        server = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        server = subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
     try:
         while (facts := running(home)) is None:
             if server.poll() is not None:

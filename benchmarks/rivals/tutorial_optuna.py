@@ -41,10 +41,11 @@ def train(task: Task, config: Mapping[str, Any], batch_size: int) -> tuple[float
     frozen = ENDS[config["depth"] - 1] if config["depth"] else 0
     for stage in list(features.children())[:frozen]:
         stage.requires_grad_(False)
-    groups = [{"params": list(head.parameters()), "lr": config["lr"]}]
+    groups = [{"params": list(head.parameters()), "lr": config["lr"], "weight_decay": config["decay_of_head"]}]
     if inner := [w for w in features.parameters() if w.requires_grad]:
-        groups.append({"params": inner, "lr": config["lr"] * config["ratio"]})
-    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=config["decay"])
+        rate = config["lr"] * config["ratio"]
+        groups.append({"params": inner, "lr": rate, "weight_decay": config["decay"]})
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config["steps"])
     batches = {split: loader(data[split], batch_size, shuffle=split == "train") for split in ("train", "val")}
     best: tuple[float, dict[str, float], dict[str, Tensor]] | None = None
@@ -73,7 +74,7 @@ def search(task_file: str, space: Mapping[str, Any], journal: str, n_trials: int
     def objective(trial: optuna.Trial) -> float:
         config: dict[str, Any] = {"depth": trial.suggest_int("depth", *space["depth"])}
         config["steps"] = trial.suggest_int("steps", *space["steps"], log=True)
-        for name in ("lr", "ratio", "decay"):
+        for name in ("lr", "ratio", "decay", "decay_of_head"):
             config[name] = trial.suggest_float(name, *space[name], log=True)
         loss, val, state = train(task, config, space["batch_size"])
         save_file(state, Path(task.out) / f"trial-{trial.number}.safetensors")

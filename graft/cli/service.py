@@ -20,12 +20,13 @@ def serve(
         bool, typer.Option("--api-only", help="The API process alone: no worker, no migration, no supervision.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Trials at a time. Without a GPU, one for every core is fastest.")
-    ] = 1,
-    no_worker: Annotated[bool, typer.Option("--no-worker", help="Everything but the worker.")] = False,
+        int | None,
+        typer.Option(envvar="GRAFT_WORKERS", min=1, max=64, help="Trials at a time; as many as cores or GPUs bear."),
+    ] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Everything but the workers.")] = False,
     watch_parent: Annotated[bool, typer.Option("--watch-parent", help="Stop when standard input ends.")] = False,
 ) -> None:
-    """Run the service here: API and worker, in the foreground."""
+    """Run the service here: API and workers, in the foreground."""
     from graft import serving
     from graft.home import home_folder
 

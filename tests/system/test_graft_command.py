@@ -38,6 +38,7 @@ class Machine:
         self.folder, self.home = folder, folder / "home"
         kept = {k: v for k, v in os.environ.items() if not k.startswith("GRAFT_")}
         self.environment = {**child_environment(self.home, OMP_NUM_THREADS="1"), **kept, "GRAFT_HOME": str(self.home)}
+        self.environment |= {"GRAFT_WORKERS": "1", "GRAFT_N_THREADS": "1"}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

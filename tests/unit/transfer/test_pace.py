@@ -163,3 +163,11 @@ def test_networks_without_convolutions_are_not_asked(pack: Path, tmp_path: Path)
     order = open_order(make_recipe("tiny_vit"), pack, source, tmp_path)
     assert not setting_of(order).channels_last
     assert notes(order, "layout") == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n"),
+    [({1: 1.0}, 1), ({1: 1.0, 2: 0.9}, 1), ({1: 1.0, 2: 0.6, 4: 0.55}, 2), ({1: 1.0, 2: 2.0, 4: 0.1}, 1)],
+)
+def test_twice_as_many_threads_have_to_win_by_a_margin(seconds: dict[int, float], n: int) -> None:
+    assert pace.chosen_threads(seconds) == n

@@ -1,14 +1,19 @@
 """What the next trial needs is brought here while another one trains, and nothing of it is claimed."""
 
+import zipfile
 from pathlib import Path
 
-from store.tables import DatasetRow, JobRow, LotRow
+import pytest
+
+from domain.errors import Unavailable
+from domain.lot import SourceFiles
+from store.tables import DatasetRow, JobRow, LotRow, TrialRow
 from tests.system.digits import write_digits
 from tests.unit.worker.conftest import Workshop
 from worker.advance import advance
 from worker.ahead import read_ahead
 from worker.claims import Claimed, claim_lot
-from worker.files import sandboxed
+from worker.files import fetch_folder, fetch_weights, sandboxed
 
 
 def two_trials(place: Workshop, tmp_path: Path) -> Claimed:
@@ -50,3 +55,35 @@ def test_data_that_cannot_be_packed_are_for_the_trial_itself_to_report(place: Wo
     assert packs(place) == []
     _, second = place.trials(claimed.job_id)[:2]
     assert second.state == "WAITING"
+
+
+def test_where_the_next_trial_was_paused_is_brought_here(place: Workshop, tmp_path: Path) -> None:
+    """Until whoever claims it unpacks it."""
+    claimed = two_trials(place, tmp_path)
+    _, second = place.trials(claimed.job_id)[:2]
+    key = f"{claimed.workspace_id}/trials/{second.id}/1/resume-last.zip"
+    with zipfile.ZipFile(tmp_path / "point.zip", "w") as archive:
+        archive.writestr("state.json", "{}")
+    place.context.blobs.put(key, tmp_path / "point.zip")
+    place.write(TrialRow, second.id, resume_blob=key)
+    read_ahead(place.context, claimed).join(60)
+    (fetched,) = (place.context.cache / claimed.workspace_id / "resume").iterdir()
+    assert fetched.read_bytes() == (tmp_path / "point.zip").read_bytes()
+    folder = fetch_folder(place.context, key, tmp_path / "scratch" / "resume")
+    assert (Path(str(folder)) / "state.json").read_text() == "{}"
+    assert not fetched.exists()
+
+
+def test_weights_that_torchvision_publishes_are_brought_by_a_process_that_has_torch(
+    place: Workshop, tmp_path: Path
+) -> None:
+    """Where they are, nothing is fetched; where they cannot be had, the trial itself reports it."""
+    there = place.context.settings.weights / "resnet18.safetensors"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"of another time")
+    fetch_weights(place.context, SourceFiles(weights="torchvision:resnet18"))
+    fetch_weights(place.context, SourceFiles(weights=str(tmp_path / "own.safetensors")))
+    fetch_weights(place.context, SourceFiles(weights=None))
+    assert list(there.parent.iterdir()) == [there]
+    with pytest.raises(Unavailable, match="publishes no weights for smallnet"):
+        fetch_weights(place.context, SourceFiles(weights="torchvision:smallnet"))

@@ -1,5 +1,6 @@
 """Real trial processes: what they know, what they leave behind, and that none outlives its parent."""
 
+import json
 import os
 import signal
 import socket
@@ -268,3 +269,19 @@ def test_no_trial_process_outlives_a_killed_worker(tmp_path: Path) -> None:
     parent.wait()
     parent.stdout.close()
     assert wait_until(lambda: not alive(pid), for_s=10.0)
+
+
+def test_cores_that_nobody_else_has_become_threads_if_a_clock_says_so(tmp_path: Path) -> None:
+    """What is noted of the machine holds for every trial process after it."""
+    crew = Crew(Settings(home=tmp_path, device="cpu", max_threads=2))
+    crew.start()
+    found = crew.facts["n_threads"]
+    crew.stop()
+    (note,) = (tmp_path / "cache" / "paces").glob("*.json")
+    told = json.loads(note.read_text())
+    assert found == told["n_threads"]
+    assert [n for n, seconds in told["seconds"] if seconds > 0] == [1, 2]
+    note.write_text(json.dumps(told | {"n_threads": 3 - int(found)}))
+    crew.start()
+    assert crew.facts["n_threads"] == 3 - int(found)
+    crew.stop()
