@@ -31,7 +31,8 @@ def look() -> Machine:
 def shares(machine: Machine, given: Mapping[str, str], n_workers: int | None = None) -> list[dict[str, str]]:
     """The settings of each worker of this machine that are not given: its card, its share of the memory, the threads
     that it may try. Where no number is said: with cards as many as these hold trials, else one for every core."""
-    device, threads = given.get("GRAFT_DEVICE") or "auto", int(given.get("GRAFT_N_THREADS") or 0)
+    device, said = given.get("GRAFT_DEVICE") or "auto", given.get("GRAFT_N_THREADS", "")
+    threads = int(said) if said.isdecimal() else 0  # the worker says what is wrong with others
     if machine.cards and device != "cpu":
         found = _on_cards(machine, device, n_workers)
     else:

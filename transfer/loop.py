@@ -185,8 +185,9 @@ class Loop:
             inputs, depth = self._views.take(items, self.epoch, self._coming(window)), 0
         targets = problem.targets(items)
         if self._mixup > 0:
-            share = float(np.random.default_rng((self.seed, self.step)).beta(self._mixup, self._mixup))
-            inputs, targets = self.setting.task.mix(inputs, targets, share, problem.n_classes)
+            drawn = np.random.default_rng((self.seed, self.step)).beta(self._mixup, self._mixup, len(items))
+            shares = torch.from_numpy(drawn).to(self.setting.device, torch.float32)
+            inputs, targets = self.setting.task.mix(inputs, targets, shares, problem.n_classes)
         if self._wants_input_gradient:
             inputs.requires_grad_(True)
         return Step(

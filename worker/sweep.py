@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 TIDY_EVERY_S = 600.0  # unreferenced blobs, caches, old scratch folders
 CACHED_FOR_S = 6 * 3600.0  # a trial may come back to its files for as long
-KINDS = ("packs", "items", "weights", "activations", "resume")  # of cached files, each kind evicted on its own
+# Kinds of cached files, each evicted on its own, and for how long one stays after its last use whatever it weighs.
+# Activations that are gone are worked out again.
+KINDS = dict.fromkeys(("packs", "items", "weights", "resume"), CACHED_FOR_S) | {"activations": TIDY_EVERY_S}
 BATCH = 500
 # States in which a row waits for a claim.
 WORK: dict[type[Any], Collection[str]] = {
@@ -73,9 +75,9 @@ def sweep(context: Context) -> bool:
 def tidy_machine(settings: Settings) -> None:
     """What lies on this machine alone: scratch folders of workers that were killed, and caches over their limit."""
     _tidy_scratch(settings.cache / "scratch", settings.lease_s)
-    caches = [folder for kind in KINDS for folder in settings.cache.glob(f"*/{kind}")]
-    for folder in caches:
-        evict(folder, settings.max_cache_bytes // len(caches), min_idle_s=CACHED_FOR_S)
+    caches = [(folder, idle_s) for kind, idle_s in KINDS.items() for folder in settings.cache.glob(f"*/{kind}")]
+    for folder, idle_s in caches:
+        evict(folder, settings.max_cache_bytes // len(caches), min_idle_s=idle_s)
 
 
 @contextlib.contextmanager

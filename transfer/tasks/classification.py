@@ -96,10 +96,12 @@ def view_of(seed: int, epoch: int, data: DataTreatment) -> int | None:
     return None if data.augmentation == 0 and not data.flip else (seed + epoch) % max(1, data.views)
 
 
-def mix(inputs: Tensor, targets: Tensor, share: float, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Mixup within a batch: each item with its mirror, x = s x_i + (1 - s) x_j. Targets become probabilities (B, C)."""
+def mix(inputs: Tensor, targets: Tensor, shares: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Mixup within a batch: each item with its mirror, x = s_i x_i + (1 - s_i) x_j, by shares (B,) of its own. Targets
+    become probabilities (B, C)."""
     one_hot = functional.one_hot(targets, n_classes).float()
-    return torch.lerp(inputs.flip(0), inputs, share), torch.lerp(one_hot.flip(0), one_hot, share)
+    of_pixels = shares.view(-1, *[1] * (inputs.ndim - 1))
+    return torch.lerp(inputs.flip(0), inputs, of_pixels), torch.lerp(one_hot.flip(0), one_hot, shares[:, None])
 
 
 def loss(logits: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:  # (B, C), (B,) or (B, C) -> ()

@@ -95,8 +95,10 @@ def test_attention_is_blind_to_scale_and_order_of_channels(mode: str) -> None:
 
 
 def test_mixup_is_the_mixture_of_two_losses() -> None:
-    z = logits(0).float()
-    inputs, mixed = classification.mix(torch.arange(6.0).view(6, 1, 1, 1), TARGETS, 0.3, 4)
-    torch.testing.assert_close(inputs.flatten(), 0.3 * torch.arange(6.0) + 0.7 * torch.arange(6.0).flip(0))
-    expected = 0.3 * functional.cross_entropy(z, TARGETS) + 0.7 * functional.cross_entropy(z, TARGETS.flip(0))
+    """Of every item by a share of its own."""
+    z, shares, pictures = logits(0).float(), torch.tensor([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]), torch.arange(6.0)
+    inputs, mixed = classification.mix(pictures.view(6, 1, 1, 1), TARGETS, shares, 4)
+    torch.testing.assert_close(inputs.flatten(), shares * pictures + (1 - shares) * pictures.flip(0))
+    each = [functional.cross_entropy(z, targets, reduction="none") for targets in (TARGETS, TARGETS.flip(0))]
+    expected = (shares * each[0] + (1 - shares) * each[1]).mean()
     torch.testing.assert_close(classification.loss(z, mixed, label_smoothing=0.0), expected)
