@@ -1,13 +1,14 @@
 """Rungs: shares of a trial's budget at which only the best of those that got there go on at once.
 
     y_r       loss of a trial at rung r                       n_r    trials that have reached rung r
-    goes on   if fewer than max(1, floor(n_r / eta)) trials were better there, and n_r >= eta
+    goes on   if fewer than max(1, floor(n_r / eta)) trials were better there, and n_r >= eta if it is its first rung
 
 The others rest at the rung with all they have learned, and go on from there as soon as the same rule lets them: n_r
-grows with every trial that arrives (Li et al. 2020, ASHA, with resuming instead of starting over). Fewer than eta do
-where nothing else is left to train; and beyond its first rung one may lead alone until a trial is COMPLETE, or a search
-would be long without one. A running trial is asked once at each rung: not again at one that it has passed, or was
-promoted from. How far it had come is in its row: a worker that takes it over does not ask again either.
+grows with every trial that arrives (Li et al. 2020, ASHA, with resuming instead of starting over). No trial that is
+asked at its first rung leaves it before eta have come there, unless nothing else is left to train; further up one may
+lead alone, or a search would be long without a COMPLETE trial. A running trial is asked once at each rung: not again at
+one that it has passed, or was promoted from. How far it had come is in its row: a worker that takes it over does not
+ask again either.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -51,10 +52,8 @@ class Rungs:
 
     def _is_among_the_best(self, track: Track, rung: int, others: Sequence[Track], *, n_least: int = ETA) -> bool:
         rungs = self.rungs_of(track.number)
-        alike = [other for other in others if self.rungs_of(other.number) == rungs]
-        losses = [other.grid[rung] for other in alike if rung in other.grid]
+        losses = [other.grid[rung] for other in others if rung in other.grid and self.rungs_of(other.number) == rungs]
         n_reached = len(losses) + 1
-        leads = rung != rungs[0] and not any(other.complete for other in alike)
-        if n_reached < n_least and not leads:
+        if rung == rungs[0] and n_reached < n_least:
             return False
         return sum(loss < track.grid[rung] for loss in losses) < max(1, n_reached // ETA)

@@ -181,19 +181,6 @@ def test_the_first_at_a_later_rung_goes_on_and_the_second_only_if_it_is_better()
     assert search("halving", past=[running(1)]).rests_at(1, level(5.0)[:5]) is None
 
 
-def test_one_may_lead_alone_until_a_trial_is_complete() -> None:
-    """From then on three are compared at later rungs too, unless nothing else is left to train."""
-    third = 20 / 60
-    leader = Past(1, TrialState.PAUSED, VALUES, 0.5, tuple(level(0.5, 60)[:20]), rung=third)
-    assert search("halving", past=[leader]).promotable() == [1]
-    there = [leader, complete(0, level(1.0, 60))]
-    assert search("halving", past=there).promotable() == []
-    assert search("halving", past=there).promotable(last=True) == [1]
-    assert search("halving", past=[*there, running(2)]).rests_at(2, level(0.4, 60)[:20]) is None, "the best of three"
-    third_one = Past(2, TrialState.PAUSED, VALUES, 0.7, tuple(level(0.7, 60)[:20]), rung=third)
-    assert search("halving", past=[*there, third_one]).promotable() == [1]
-
-
 def test_a_trial_at_a_rung_is_promoted_once_enough_others_have_come() -> None:
     """Losses 1, 2 and 3 reach the rung: floor(3 / 3) = 1 goes on. The second may once there are six, unless better ones
     came."""
