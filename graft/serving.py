@@ -245,7 +245,7 @@ def serve(
         environment = child_environment(home, GRAFT_HOST=host, GRAFT_PORT=str(port))
         migrate(environment)
         children = [Child("api", command("api", "--watch-parent"), environment)]
-        each = [] if n_workers == 0 else shares(look(), environment, n_workers)
+        each = [] if n_workers == 0 else shares(look(environment), environment, n_workers)
         for number, own in enumerate(each):  # one sees to everything but trials as well
             argv = command("worker", "--queue", "trials" if number else "control,trials", "--watch-parent")
             children.append(Child(f"worker {number + 1}" if number else "worker", argv, environment | own))

@@ -150,13 +150,16 @@ def write_onnx(
 def fold_batch_norms(graph: nn.Module) -> None:
     """Have convolutions do what the batch norms behind them do: the exporter would, in twice the time.
 
-    Stage by stage, for whole networks branch on shapes; a stage that does so itself is left as it is.
+    Stage by stage, for whole networks branch on shapes. A stage that does so itself, or that hooks see into (what they
+    do between a convolution and its batch norm would be lost), is left as it is.
     """
-    networks = [module for module in graph.modules() if isinstance(module, Network)]
-    for network in networks:
+    for network in [module for module in graph.modules() if isinstance(module, Network)]:
         for name in network.stage_names:
-            with suppress(fx.proxy.TraceError, TypeError):
-                setattr(network, name, fuse(network.get_submodule(name)))
+            stage = network.get_submodule(name)
+            if any(module._forward_hooks or module._forward_pre_hooks for module in stage.modules()):
+                continue
+            with suppress(fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, NameError):
+                setattr(network, name, fuse(stage))
 
 
 def open_onnx(path: Path, *, n_threads: int = 1) -> onnxruntime.InferenceSession:

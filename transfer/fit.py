@@ -164,6 +164,7 @@ class _Trial:
         closed = next((o.choice for o in run.outcomes if o.choice is not None), None)
         self.folds.append({"logits": run.logits, "candidates": run.candidates, "choice": closed})
         self.fold += 1
+        self._found = setting.found
         self._remark(run)
         if self.fold < setting.n_fits:
             setting.give_back(run.net)

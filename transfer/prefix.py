@@ -8,8 +8,10 @@ trials, and, where the order names a folder, by all processes of the machine and
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,12 @@ class Prefix:
     @property
     def n_bytes(self) -> int:
         return 0 if self._store is None else self._store.n_bytes
+
+    def touch(self) -> None:
+        """It is in use: what was used last is evicted last."""
+        if self._folder is not None:
+            with suppress(OSError):
+                os.utime(self._folder)
 
     def fill(self, setting: Setting, net: Network, items: Items, above: "Above | None" = None) -> bool:
         """Make `items` readable; False if the activations of this pack are too large to keep.
@@ -139,7 +147,9 @@ def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | No
     key: Hashable = (setting.start_key, setting.pack_key, depth, setting.precision, looks, folds)
     SHARED.shrink()
     folder = None if setting.order.activations is None else Path(setting.order.activations)
-    return SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
+    found = SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
+    found.touch()
+    return found
 
 
 def _is_shared(setting: Setting) -> bool:
@@ -188,8 +198,9 @@ def pays(setting: Setting, net: Network, depth: int, *, n_shown: int, n_items: i
         n_shown (c - r) >= 1.3 n_items n_looks (c + r) / T
 
     n_shown: items that the trial shows; c, r: seconds of computing and of reading one, timed once a machine and noted,
-    r = 0 without a clock; T: trials that read what one has stored. What is there already has no say: kept and computed
-    activations may differ by rounding, and a trial must end with the same bits wherever it is run or resumed.
+    reading from memory and from files that the system still holds, r = 0 without a clock; T: trials that read what one
+    has stored. What is there already has no say: kept and computed activations may differ by rounding, and a trial must
+    end with the same bits whoever came before it. A resume point holds c and r.
     """
     n_trials = SHARED_BY if setting.order.activations is not None else 1
     kept = MARGIN * n_items * n_looks / n_trials

@@ -64,9 +64,8 @@ class Crew:
             sys.executable, "-m", "worker.trial_process", str(theirs.fileno()),
             "--device", settings.device, "--precision", settings.precision, "--threads", str(settings.n_threads),
             "--most-threads", str(settings.max_threads), "--paces", str(settings.cache / "paces"),
+            "--weights-dir", str(settings.weights),
         ]  # fmt: skip
-        if settings.weights_dir is not None:
-            command += ["--weights-dir", str(settings.weights_dir)]
         if settings.device_memory_bytes is not None:
             command += ["--memory-bytes", str(settings.device_memory_bytes)]
         # NumPy's threads spin while they wait: beside a busy neighbour a solve took four minutes instead of half a one.

@@ -1,7 +1,12 @@
-"""What a worker found on its machine: device, precision, threads, memory."""
+"""What a worker found on its machine: device, precision, threads, memory.
 
+`python -m worker.machine` prints the bytes of memory of each graphics card, as JSON.
+"""
+
+import json
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -32,7 +37,8 @@ def describe_machine(
             torch.cuda.set_per_process_memory_fraction(memory_bytes / total, index_of(device))
         facts |= {"device_name": properties.name, "memory_bytes": min(total, memory_bytes or total)}
         if precision == "auto":
-            precision = "auto" if torch.cuda.is_bf16_supported() else "float32"
+            with torch.cuda.device(device):
+                precision = "auto" if torch.cuda.is_bf16_supported() else "float32"
     else:
         total = _memory_bytes()
         facts |= {"device_name": platform.processor() or platform.machine()}
@@ -78,3 +84,13 @@ def _memory_bytes() -> int:
     except OSError:
         return total
     return total if limit == "max" else min(total, int(limit))
+
+
+def cards() -> list[int]:
+    """Bytes of memory of each GPU that torch can use, in its order."""
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [int(torch.cuda.get_device_properties(card).total_memory) for card in range(n)]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(cards()) + "\n")

@@ -267,3 +267,43 @@ def test_the_script_sees_the_pixels_of_the_pack(exported, tmp_path: Path) -> Non
             original = bundled.load_rgb(io.BytesIO(items.read(f"items/{item}")))
             seen = bundled.evaluation_pixels(original, **view)
             assert np.array_equal(seen, evaluate.evaluation_pixels(made, np.array([row]))[0])
+
+
+@pytest.mark.parametrize("backbone", ["tiny_resnet", "tiny_mobilenet_v2", "tiny_densenet"])
+def test_convolutions_do_what_batch_norms_did(backbone: str) -> None:
+    net = with_statistics(build(backbone, n_classes=4, seed=0))
+    pictures = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before, n_before = net(pictures), n_norms(net)
+        bundle.fold_batch_norms(net)
+        torch.testing.assert_close(net(pictures), before, rtol=1e-4, atol=1e-5)
+    assert n_norms(net) < n_before
+
+
+def test_what_hooks_see_into_is_left_as_it_is() -> None:
+    """Between a convolution and its batch norm something else may happen."""
+    net = with_statistics(build("tiny_resnet", n_classes=4, seed=0))
+    pictures = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    for name in net.stage_names:
+        conv = next(m for m in net.get_submodule(name).modules() if isinstance(m, torch.nn.Conv2d))
+        conv.register_forward_hook(lambda _, given, made: made + 0.1 * given[0].mean())
+    with torch.no_grad():
+        before, n_before = net(pictures), n_norms(net)
+        bundle.fold_batch_norms(net)
+        assert torch.equal(net(pictures), before)
+    assert n_norms(net) == n_before
+
+
+def with_statistics(net: Network) -> Network:
+    draw = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1, generator=draw)
+                module.running_var.uniform_(0.5, 1.5, generator=draw)
+                module.weight.uniform_(0.5, 1.5, generator=draw)
+    return net.eval()
+
+
+def n_norms(net: Network) -> int:
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
