@@ -46,10 +46,7 @@ def _read(context: Context, claimed: Claimed) -> None:
             pack_folder(context, claimed.items_blob, recipe.backbone, recipe.data.resolution, n_threads=1)
             source_pack(context, claimed.source_items_blob, recipe, measured(claimed.spec, trial), n_threads=1)
             fetch_weights(context, source)
-    except (
-        GraftError,
-        FileNotFoundError,
-    ) as error:  # whoever claims the trial, or just did, meets it and answers for it
+    except (GraftError, FileNotFoundError) as error:  # whoever claims it, or just did, meets it and answers for it
         log.info("nothing was read ahead for %s: %s", claimed.job_id, error)
     except Exception:  # a fault of ours, and no reason to end a worker that trains
         log.exception("nothing was read ahead for %s", claimed.job_id)
