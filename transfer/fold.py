@@ -68,6 +68,7 @@ class FoldRun:
         self.members: list[Member] = []  # of the ensemble that this fit ends with, where phases leave some
         self._steps_before = 0
         self._at_rungs = steps_at_rungs(setting.recipe.steps, fit=fold, n_fits=setting.n_fits)
+        self._copied: Loop | None = None  # the phase in which all of the best network was copied
         self._resumed: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
 
     # --- phases
@@ -168,7 +169,7 @@ class FoldRun:
                 state = {}
                 if self._planner or (loop.phase.keep != "last" and self.setting.n_fits == 1):
                     with loop.averaged():
-                        state = self._copy_state(self.best.state if self.best else None)
+                        state = self._copy_best(loop)
                 self.best = Best(rank, self.logits, state, value, found["log_loss"])
         step = self._steps_before + loop.step
         share = self._at_rungs.get(step, min(step / max(1, self.setting.recipe.steps), 1.0))
@@ -223,13 +224,20 @@ class FoldRun:
 
     # --- state
 
-    def _copy_state(self, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        state = self.net.state_dict()
-        if into is None:
-            return {name: torch.empty_like(t).copy_(t) for name, t in state.items()}
-        for name, tensor in state.items():
-            into[name].copy_(tensor)
-        return into
+    def _copy_state(self) -> dict[str, Tensor]:
+        return {name: torch.empty_like(t).copy_(t) for name, t in self.net.state_dict().items()}
+
+    def _copy_best(self, loop: Loop) -> dict[str, Tensor]:
+        """A copy of the network, over the last one; within a phase of what the phase may change alone."""
+        if self.best is None:
+            state = self._copy_state()
+        else:
+            state, frozen = self.best.state, {name for name, _ in self.net.named_parameters()} - set(loop.weights)
+            for name, tensor in self.net.state_dict().items():
+                if self._copied is not loop or name not in frozen:
+                    state[name].copy_(tensor)
+        self._copied = loop
+        return state
 
     def _load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.net.state_dict().items():

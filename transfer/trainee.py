@@ -65,9 +65,14 @@ class Trainee:
 
     def train_mode(self) -> None:
         """Training mode, as this phase wants it: what is not trained only looks on."""
-        self.net.train()
-        for module in (*self._still_units, *self._still_norms):
-            module.eval()
+        self.net.training = True
+        for unit in self.net.children():
+            if unit not in self._still_units:
+                unit.train()
+            elif unit.training:  # most of the network may stand still: it is not walked through at every evaluation
+                unit.eval()
+        for norm in self._still_norms:
+            norm.eval()
 
     def optimizer(self) -> Optimizer:
         """One group per stage, the head's own, and one per part of the net that the phase names. The weights are told

@@ -35,7 +35,8 @@ def logits_from(
 @pytest.mark.parametrize(
     ("given", "folds"),
     [({"steps": 30}, 1), ({"steps": 20, "averaging": ("ema", {"decay": 0.9})}, 1),
-     ({"schedule": ("linear_probe", {})}, 1), ({"steps": 20, "head": {"kind": "mlp"}}, 1)],
+     ({"schedule": ("linear_probe", {})}, 1), ({"steps": 20, "head": {"kind": "mlp"}}, 1),
+     ({"steps": 60, "schedule": ("chain_thaw", {})}, 1), ({"steps": 40, "schedule": ("freeze", {"depth": 2})}, 1)],
 )  # fmt: skip
 def test_the_checkpoint_says_what_the_predictions_say(
     given: dict, folds: int, pack: Path, source: Path, tmp_path: Path
