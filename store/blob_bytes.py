@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +47,9 @@ def fetch_into(blobs: BlobStore, key: str, folder: Path) -> Path:
     """A local copy named by its content, so that a key written anew is fetched anew. Checked before it appears."""
     info = blobs.info(key)
     place = folder / f"{info.sha256}{Path(key).suffix}"
-    if place.exists() and place.stat().st_size == info.size_bytes:
-        os.utime(place)  # for the cache: used just now
+    if place.exists() and (there := place.stat()).st_size == info.size_bytes:
+        # Used just now, says the time of access. That of change stays: warm processes know a file by it.
+        os.utime(place, ns=(time.time_ns(), there.st_mtime_ns))
         return place
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{secrets.token_hex(8)}.partial"

@@ -46,7 +46,7 @@ def evict(folder: Path, max_bytes: int, *, min_idle_s: float = 3600.0) -> int:
         if path.suffix == ".lock":
             continue
         try:
-            entries.append((path.stat().st_mtime, _size(path), path))
+            entries.append((_used_at(path), _size(path), path))
         except FileNotFoundError:
             continue
     total = sum(size for _, size, _ in entries)
@@ -73,6 +73,12 @@ def _use(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _used_at(path: Path) -> float:
+    """A file when it was fetched or read last; a folder when it was asked for last: looking into one is reading it."""
+    stat = path.stat()
+    return stat.st_mtime if path.is_dir() else max(stat.st_atime, stat.st_mtime)
 
 
 def _size(path: Path) -> int:

@@ -59,6 +59,10 @@ class Fit:
             raise RuntimeError("nothing has been trained yet")
         return trial.point()
 
+    def let_go(self, trial_id: str) -> None:
+        """A paused trial is saved and will not go on here: its network may serve the next one."""
+        self._trials[trial_id].let_go()
+
     @property
     def n_steps(self) -> int | None:
         """Steps that the trial at work has taken in its present phase; None where it is not about to take any."""
@@ -119,7 +123,11 @@ class _Trial:
             self._tick()
             self.peak_bytes = memory.peak_bytes(self.order.device)
             self.halved = self.run is not None and self.run.bench.n_splits > 1
-        if self.state != "PAUSED" and self.run is not None:
+        if self.state != "PAUSED":
+            self.let_go()
+
+    def let_go(self) -> None:
+        if self.run is not None:
             self.run.setting.give_back(self.run.net)
             self.run = None
 

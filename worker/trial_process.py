@@ -159,6 +159,7 @@ def run_lot(line: Line, order: LotOrder, resume_every_s: float) -> None:
         outcome = fit.outcome(trial.trial_id)
         if outcome.state == "PAUSED":
             saver.save(fit.point(trial.trial_id), trial.trial_id, scratch / f"resume-{trial.trial_id}-last")
+            fit.let_go(trial.trial_id)
             saver.settle()
         line.send(Ended(outcome=outcome))
 

@@ -8,6 +8,7 @@ import pytest
 
 from store.cache import evict, fetch_blob, once
 from store.local_blobs import LocalBlobs
+from transfer.warm import file_key
 
 
 def test_what_is_built_appears_whole_and_is_built_once(tmp_path: Path) -> None:
@@ -51,6 +52,19 @@ def test_a_blob_is_fetched_once(tmp_path: Path) -> None:
     inode = first.stat().st_ino
     second = fetch_blob(blobs, "ws/w.zip", tmp_path / "cache")
     assert (second, second.stat().st_ino, second.read_bytes()) == (first, inode, b"abc")
+
+
+def test_a_blob_that_is_fetched_again_is_used_and_not_changed(tmp_path: Path) -> None:
+    blobs, folder = LocalBlobs(tmp_path / "blobs"), tmp_path / "cache"
+    for name in ("a.bin", "b.bin"):
+        blobs.put(f"ws/{name}", io.BytesIO(name.encode()))
+        os.utime(fetch_blob(blobs, f"ws/{name}", folder), (10**9, 10**9))
+    a, b = (fetch_blob(blobs, f"ws/{name}", folder) for name in ("a.bin", "b.bin"))
+    os.utime(b, (10**9 + 5, 10**9))
+    assert file_key(a) == (str(a), 5, 10**18)  # what warm processes know it by
+    assert evict(folder, 5, min_idle_s=0.0) == 5
+    assert a.exists()
+    assert not b.exists()
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from domain.lot import LotOrder, TeacherFiles
 from tests.toys import go, make_order, make_recipe, train, write_source
 from transfer import warm
 from transfer.fit import Fit
+from transfer.setting import Setting
 
 CASES: dict[str, dict[str, Any]] = {
     "sgd": {"regularizer": ("l2_sp", {"scope": "all"})},
@@ -60,6 +61,27 @@ def assert_same(one: Fit, two: Fit) -> None:
         np.testing.assert_array_equal(weights[name], others[name], err_msg=name)
     np.testing.assert_array_equal(logits, other_logits)
     assert one.outcome("tr_1").value == two.outcome("tr_1").value
+
+
+def test_a_paused_trial_leaves_its_network_to_the_next(pack: Path, source: Path, tmp_path: Path) -> None:
+    order = make_order(make_recipe(steps=11), pack, source, tmp_path / "whole")
+    whole, _ = train(order)
+    setting = Setting(order, order.trials[0], go)
+    warm.forget()
+    net, _ = setting.borrow(0)
+    setting.give_back(net)
+    asked = iter(["go"] * 5)
+    paused = Fit(order, stopped=lambda _: next(asked, "pause"))
+    list(paused)
+    paused.save(tmp_path / "point")
+    assert setting.borrow(0)[0] is not net  # it may still be asked for what it stands at
+    paused.let_go("tr_1")
+    again, _ = setting.borrow(0)
+    assert again is net
+    setting.give_back(again)
+    trial = order.trials[0].model_copy(update={"resume": str(tmp_path / "point")})
+    resumed, _ = train(order.model_copy(update={"trials": (trial,)}))
+    assert_same(whole, resumed)
 
 
 @pytest.mark.parametrize("name", CASES)
