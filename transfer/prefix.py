@@ -144,9 +144,10 @@ def open_prefix(setting: Setting, depth: int, *, untouched: bool, view: int | No
     data = setting.recipe.data
     looks = None if view is None else (view, data.augmentation, data.flip)
     folds = setting.order.n_folds > 1
-    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.precision, looks, folds)
-    SHARED.shrink()
     folder = None if setting.order.activations is None else Path(setting.order.activations)
+    # With the folder: what a probe keeps, for itself, must not pass for what others find.
+    key: Hashable = (setting.start_key, setting.pack_key, depth, setting.precision, looks, folds, folder)
+    SHARED.shrink()
     found = SHARED.get(key, lambda: Prefix(setting, depth, view=view, folder=folder))
     found.touch()
     return found

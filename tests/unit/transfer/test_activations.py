@@ -73,6 +73,17 @@ def test_another_process_reads_what_was_written(
     assert extracted == []
 
 
+def test_what_is_kept_without_a_folder_is_written_for_others_once_there_is_one(
+    pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(pack, source, tmp_path / "probe", None)
+    first = trained(pack, source, tmp_path / "1", tmp_path / "shared")
+    warm.forget()
+    extracted = count_extractions(monkeypatch)
+    assert same(first, trained(pack, source, tmp_path / "2", tmp_path / "shared"))
+    assert extracted == []
+
+
 def test_views_are_shared_and_shown_in_turn(
     pack: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
