@@ -5,6 +5,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
+import torch
+
 from domain.errors import Invalid
 from models import backbones
 from models.anatomy import Anatomy, Variant
@@ -44,6 +46,13 @@ def member(name: str) -> Member:
         legal = sorted(other for other, entry in known.items() if entry.variant.public)
         raise Invalid("unknown_backbone", f"there is no backbone {name!r}; there are {', '.join(legal)}", legal=legal)
     return known[name]
+
+
+@cache
+def outline(backbone: str) -> Anatomy:
+    """The anatomy without memory for weights, to be looked at. Making one takes a tenth of a second."""
+    with torch.device("meta"):
+        return member(backbone).anatomy()
 
 
 def build(name: str, *, n_classes: int, head: HeadKind = "linear", seed: int = 0) -> Network:

@@ -8,7 +8,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 
 from domain.catalogue import BackboneFacts, Preprocessing, WeightsFacts
 from models.anatomy import Anatomy
-from models.build import Member, members
+from models.build import Member, members, outline
 from models.network import as_map
 
 LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet-1K, whose terms are for non-commercial research"
@@ -25,8 +25,7 @@ def backbone_facts() -> list[BackboneFacts]:
 def facts_of(entry: Member) -> BackboneFacts:
     """What the catalogue says of one backbone."""
     variant = entry.variant
-    with torch.device("meta"):
-        anatomy = entry.anatomy()
+    anatomy = outline(entry.name)
     return BackboneFacts(
         family=entry.family,
         name=entry.name,

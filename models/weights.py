@@ -3,7 +3,6 @@
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,7 @@ from torch import Tensor
 from torchvision.models import get_weight
 
 from domain.errors import Invalid, Unavailable
-from models.anatomy import Anatomy
-from models.build import Member, member
+from models.build import Member, member, outline
 from models.network import HEAD, Network
 
 SHOWN = 5  # names of weights in a message
@@ -82,7 +80,7 @@ def rename(weights: Mapping[str, Tensor], entry: Member) -> tuple[Weights, Weigh
     A head of another form than ours (torchvision's place for it holds something else) is left out. A head that is a 1x1
     convolution of the pooled features is a linear layer, and is read as one.
     """
-    anatomy = _anatomy(entry.name)
+    anatomy = outline(entry.name)
     prefixes = dict(anatomy.names)
     if anatomy.head_name:
         prefixes[anatomy.head_name] = HEAD
@@ -99,13 +97,6 @@ def rename(weights: Mapping[str, Tensor], entry: Member) -> tuple[Weights, Weigh
         elif not (anatomy.head_scope and graft.startswith(f"{anatomy.head_scope}.")):
             backbone[graft] = tensor
     return backbone, head if _is_head(head) else {}
-
-
-@cache
-def _anatomy(backbone: str) -> Anatomy:
-    """Without memory of its own. Making one takes a tenth of a second, and every file that is read asks."""
-    with torch.device("meta"):
-        return member(backbone).anatomy()
 
 
 def read_weights(path: Path) -> tuple[Weights, dict[str, str]]:

@@ -68,7 +68,7 @@ class FoldRun:
         self.members: list[Member] = []  # of the ensemble that this fit ends with, where phases leave some
         self._steps_before = 0
         self._at_rungs = steps_at_rungs(setting.recipe.steps, fit=fold, n_fits=setting.n_fits)
-        self._copied: Loop | None = None  # the phase in which all of the best network was copied
+        self._copied: int | None = None  # the phase in which all of the best network was copied
         self._resumed: tuple[Mapping[str, Any], dict[str, Tensor]] | None = None
 
     # --- phases
@@ -234,9 +234,9 @@ class FoldRun:
         else:
             state, frozen = self.best.state, {name for name, _ in self.net.named_parameters()} - set(loop.weights)
             for name, tensor in self.net.state_dict().items():
-                if self._copied is not loop or name not in frozen:
+                if self._copied != loop.index or name not in frozen:
                     state[name].copy_(tensor)
-        self._copied = loop
+        self._copied = loop.index
         return state
 
     def _load_state(self, state: Mapping[str, Tensor]) -> None:
